@@ -1,0 +1,1 @@
+"""The game, recorded episodes on disk, and clips in batches. Knows no model."""

@@ -1,0 +1,78 @@
+"""The one thing that passes between the data and every model: a batch of short videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """B short videos of T frames with the actions pressed in them.
+
+    frames: uint8 (B, T, H, W, C), 0 to 255.
+    actions: int64 (B, T). `actions[:, t]` was pressed AFTER seeing frame t and led to frame t+1.
+    first: bool (B, T). True where frame t begins an episode (nothing came before it).
+
+    A clip never crosses the end of an episode.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    first: Tensor
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or self.frames.dtype != torch.uint8:
+            raise ValueError(
+                f"frames must be uint8 (B, T, H, W, C), got {self.frames.dtype} "
+                f"{tuple(self.frames.shape)}"
+            )
+        batch_time = tuple(self.frames.shape[:2])
+        for name, value, dtype in (
+            ("actions", self.actions, torch.int64),
+            ("first", self.first, torch.bool),
+        ):
+            if tuple(value.shape) != batch_time or value.dtype != dtype:
+                raise ValueError(
+                    f"{name} must be {dtype} (B, T) = {batch_time}, got {value.dtype} "
+                    f"{tuple(value.shape)}"
+                )
+
+    @property
+    def video(self) -> Tensor:
+        """The frames as models see them: float32 (B, T, C, H, W) in [-1, 1]."""
+        return frames_to_video(self.frames)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
+        """The same clip on another device; frames stay uint8 (4 times less to move)."""
+        return Clip(
+            self.frames.to(device, non_blocking=non_blocking),
+            self.actions.to(device, non_blocking=non_blocking),
+            self.first.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Clip:
+        """The same clip in page-locked memory, for fast copies to a GPU."""
+        return Clip(self.frames.pin_memory(), self.actions.pin_memory(), self.first.pin_memory())
+
+    def __len__(self) -> int:
+        return self.frames.shape[0]
+
+    def __getitem__(self, index: slice) -> Clip:
+        """A part of the batch: `clip[:4]`."""
+        return replace(
+            self, frames=self.frames[index], actions=self.actions[index], first=self.first[index]
+        )
+
+
+def frames_to_video(frames: Tensor) -> Tensor:
+    """uint8 (..., H, W, C) in 0..255 to float32 (..., C, H, W) in [-1, 1]."""
+    return frames.movedim(-1, -3).float().div(127.5).sub(1.0)
+
+
+def video_to_frames(video: Tensor) -> Tensor:
+    """float (..., C, H, W) in [-1, 1] (clipped) to uint8 (..., H, W, C) in 0..255."""
+    scaled = video.float().clamp(-1, 1).add(1.0).mul(127.5).round()
+    return scaled.to(torch.uint8).movedim(-3, -1).contiguous()

@@ -1,0 +1,130 @@
+"""One Episode, and how it becomes one record on disk.
+
+The record layout is the one that jasmine's and the p-doom/coinrun-dataset's readers expect: a
+pickled dictionary with `raw_video` (uint8 bytes, T*H*W*C), `sequence_length` and `actions` (int32
+(T,)). We add `height`, `width`, `first`, `reward` and `level_seed`, and read records without them.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from workshop_lib.data import safe_pickle
+from workshop_lib.errors import WorkshopError
+
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A stretch of play within one level, T frames long.
+
+    frames: uint8 (T, H, W, C).
+    actions: int32 (T,), `actions[t]` pressed after seeing frame t; None if nobody recorded them.
+        The last one led to a frame that is not in this episode.
+    first: bool (T,), True at frame 0 if the level began there, False if this is a later stretch.
+    reward: float32 (T,), what `actions[t]` earned; None if unknown.
+    level_seed: which level; None if unknown.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray | None = None
+    first: np.ndarray | None = None
+    reward: np.ndarray | None = None
+    level_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        frames = self.frames
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != CHANNELS:
+            raise WorkshopError(
+                f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}"
+            )
+        if len(frames) == 0:
+            raise WorkshopError("an episode needs at least one frame")
+        for name in ("actions", "first", "reward"):
+            value = getattr(self, name)
+            if value is not None and value.shape != (len(frames),):
+                raise WorkshopError(
+                    f"{name} must have one entry per frame, ({len(frames)},), got {value.shape}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def encode_episode(episode: Episode) -> bytes:
+    """The episode as one record."""
+    length, height, width, _ = episode.frames.shape
+    record: dict[str, Any] = {
+        "raw_video": episode.frames.tobytes(),
+        "sequence_length": length,
+        "height": height,
+        "width": width,
+    }
+    if episode.actions is not None:
+        record["actions"] = episode.actions.astype(np.int32)
+    if episode.first is not None:
+        record["first"] = episode.first.astype(bool)
+    if episode.reward is not None:
+        record["reward"] = episode.reward.astype(np.float32)
+    if episode.level_seed is not None:
+        record["level_seed"] = int(episode.level_seed)
+    return pickle.dumps(record, protocol=4)
+
+
+def decode_episode(data: bytes, where: str) -> Episode:
+    """The episode of one record; `where` names file and record in errors.
+
+    Records without height and width are taken as square. Nothing in the record is ever run.
+
+    Raises WorkshopError naming the record for anything that is not an episode.
+    """
+    try:
+        record = safe_pickle.loads(data)
+    except safe_pickle.RefusedPickleError as error:
+        raise WorkshopError(f"{where} is not an episode: {error}") from error
+    if not isinstance(record, dict):
+        raise WorkshopError(f"{where} is not an episode: it holds a {type(record).__name__}")
+    for key in ("raw_video", "sequence_length"):
+        if key not in record:
+            raise WorkshopError(f"{where} is not an episode: it has no {key!r}")
+    frames = _frames(record, where)
+    try:
+        return Episode(
+            frames=frames,
+            actions=_column(record, "actions", np.int32),
+            first=_column(record, "first", np.bool_),
+            reward=_column(record, "reward", np.float32),
+            level_seed=None if record.get("level_seed") is None else int(record["level_seed"]),
+        )
+    except (WorkshopError, TypeError, ValueError) as error:
+        raise WorkshopError(f"{where}: {error}") from error
+
+
+def _frames(record: dict[str, Any], where: str) -> np.ndarray:
+    raw, length = record["raw_video"], record["sequence_length"]
+    if not isinstance(raw, (bytes, bytearray)):
+        raise WorkshopError(f"{where}: raw_video is a {type(raw).__name__}, not bytes")
+    if not isinstance(length, (int, np.integer)) or length < 1:
+        raise WorkshopError(f"{where}: sequence_length is {length!r}, not a positive number")
+    pixels = len(raw) // (int(length) * CHANNELS)
+    side = math.isqrt(pixels)
+    height, width = record.get("height", side), record.get("width", side)
+    if not all(isinstance(size, (int, np.integer)) and size > 0 for size in (height, width)):
+        raise WorkshopError(f"{where}: bad height {height!r} or width {width!r}")
+    claimed = int(length) * int(height) * int(width) * CHANNELS
+    if claimed != len(raw):
+        raise WorkshopError(
+            f"{where}: claims {length} frames of {height}x{width}x{CHANNELS} = {claimed} bytes, "
+            f"but raw_video has {len(raw)}"
+        )
+    return np.frombuffer(raw, dtype=np.uint8).reshape(int(length), height, width, CHANNELS)
+
+
+def _column(record: dict[str, Any], key: str, dtype: type) -> np.ndarray | None:
+    return None if record.get(key) is None else np.asarray(record[key]).astype(dtype)

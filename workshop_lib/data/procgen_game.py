@@ -1,0 +1,79 @@
+"""The procgen package (or procgen-mirror, the same game for newer Pythons) as a Simulator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from workshop_lib.data.actions import NUM_ACTIONS
+from workshop_lib.data.game import GameConfig, Observation
+from workshop_lib.errors import WorkshopError
+
+
+def look_options(config: GameConfig) -> dict[str, Any]:
+    """Procgen's constructor options for a look."""
+    if config.look == "mono":
+        return {
+            "distribution_mode": "easy",
+            "use_monochrome_assets": True,
+            "use_backgrounds": False,
+            "restrict_themes": True,
+        }
+    return {"distribution_mode": config.look}
+
+
+class ProcgenSimulator:
+    """N Procgen games on `threads` threads; bit-equal for equal seeds, whatever the threads."""
+
+    num_actions = NUM_ACTIONS
+    can_save = True
+
+    def __init__(self, config: GameConfig, count: int, seed: int, threads: int) -> None:
+        start, stop = config.levels
+        self._env = _procgen_class()(
+            num=count,
+            env_name=config.name,
+            start_level=start,
+            num_levels=stop - start,
+            rand_seed=seed % 2**31,
+            num_threads=threads,
+            **look_options(config),
+        )
+
+    def observe(self) -> Observation:
+        reward, observation, first = self._env.observe()
+        return Observation(observation["rgb"], first, reward)
+
+    def act(self, actions: np.ndarray) -> None:
+        self._env.act(actions)
+
+    def level_seeds(self) -> np.ndarray:
+        return np.array([info["level_seed"] for info in self._env.get_info()], dtype=np.int64)
+
+    def save(self) -> list[bytes]:
+        return self._env.callmethod("get_state")
+
+    def restore(self, moments: Sequence[bytes]) -> None:
+        for moment in moments:
+            # A malformed state ends the process from C++; this catches the likely mistakes.
+            if not isinstance(moment, bytes) or len(moment) < 1000:
+                raise WorkshopError("a saved moment must be the bytes that Game.save returned")
+        self._env.callmethod("set_state", list(moments))
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _procgen_class() -> Any:
+    """ProcgenGym3Env, imported without the notice that the old gym package prints."""
+    if "gym_notices.notices" not in sys.modules:
+        notices = ModuleType("gym_notices.notices")
+        notices.notices = {}  # type: ignore[attr-defined]
+        sys.modules["gym_notices.notices"] = notices
+    from procgen import ProcgenGym3Env
+
+    return ProcgenGym3Env
