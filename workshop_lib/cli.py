@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from workshop_lib.errors import WorkshopError
@@ -14,6 +15,17 @@ from workshop_lib.errors import WorkshopError
 VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("workshop_lib.doctor:doctor", "say what works on this machine, and the fix"),
     "sample": ("workshop_lib.data.sampling:sample", "play the real game and record episodes"),
+    "split": ("workshop_lib.data.splits:split", "train, val and test sets that share no level"),
+    "inspect": ("workshop_lib.inspection:inspect", "say what is in a shard; draw a video or sheet"),
+    "import": (
+        "workshop_lib.media.footage:import_footage",
+        "videos, pictures, .npz, .h5 to episodes",
+    ),
+    "convert": (
+        "workshop_lib.data.convert:convert",
+        "shards to another format (memmap .npy, .npz)",
+    ),
+    "bench": ("workshop_lib.bench:bench", "how fast it is on this machine"),
 }
 
 
@@ -38,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(verb: str, arguments: list[str]) -> int:
     from jsonargparse import auto_cli
 
+    function = _load(VERBS[verb][0])
     try:
         result = auto_cli(
-            _load(VERBS[verb][0]),
-            args=[_with_underscores(argument) for argument in arguments],
+            function,
+            args=_normalize(arguments, function),
             prog=f"workshop {verb}",
         )
     except WorkshopError as error:
@@ -58,12 +71,25 @@ def _load(target: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
-def _with_underscores(argument: str) -> str:
-    """--skip-bad is --skip_bad: people type either."""
-    if not argument.startswith("--"):
-        return argument
-    name, separator, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + separator + value
+def _normalize(arguments: list[str], function: Callable[..., Any]) -> list[str]:
+    """What people type, as jsonargparse wants it.
+
+    --skip-bad is --skip_bad; a switch alone means yes (--verify), with no- before it no
+    (--no-progress).
+    """
+    parameters = signature(function).parameters.values()
+    switches = {"--" + p.name for p in parameters if isinstance(p.default, bool)}
+    result = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, separator, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+            if not separator and name in switches and following not in ("true", "false"):
+                separator, value = "=", "true"
+            elif not separator and "--" + name.removeprefix("--no_") in switches:
+                name, separator, value = "--" + name.removeprefix("--no_"), "=", "false"
+        result.append(name + separator + value)
+    return result
 
 
 def _overview() -> str:

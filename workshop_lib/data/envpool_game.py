@@ -1,13 +1,16 @@
 """The Procgen inside the envpool package as a Simulator, where no procgen wheel exists.
 
 It is the same game: with the same seed, the same levels in the same order, the same episode ends
-and rewards. Its drawing differs by a hair (a mean of about .01 of 255 with textures, nothing with
-the mono look), and a moment can be neither saved nor restored.
+and rewards. Up to envpool 1.2.5, which draws with Qt 5 as procgen does, its frames are equal with
+the mono look and differ by less than .02 of 255 on average with textures. From 1.2.6 on it draws
+with Qt 6: textures and figures sit up to a pixel elsewhere (a mean of 2.2 of 255). A moment can be
+neither saved nor restored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +19,9 @@ from workshop_lib.data.actions import NUM_ACTIONS
 from workshop_lib.data.game import GameConfig, Observation
 from workshop_lib.data.procgen_game import look_options
 from workshop_lib.errors import WorkshopError
+
+# pip warns that gym3, which procgen uses, wants an older glfw; only gym3's own windows need that.
+INSTALL = 'pip install "envpool>=1.2,<1.2.6"'
 
 
 class EnvpoolSimulator:
@@ -81,12 +87,13 @@ def _load_envpool() -> ModuleType:
     try:
         import envpool
 
-        # Without Qt the package still imports, and only this name fails.
+        # Without Qt on Linux the package still imports, and only this name fails.
         from envpool.procgen import ProcgenEnvSpec  # noqa: F401
-    except ImportError as error:
-        reason = str(error).splitlines()[0]
+    except (ImportError, OSError) as error:  # OSError: its asset packages are missing
+        reason = shorten(str(error), 150)
         raise WorkshopError(
-            f"envpool does not load here ({reason}): install it with `pip install envpool` "
-            f"(Python 3.11 or newer) and, on Linux, its Qt with `apt-get install libqt5gui5`"
+            f"envpool does not load here ({reason}): install it with `{INSTALL}` on Python 3.11 "
+            f"or 3.12, and its Qt 5 with `apt-get install libqt5gui5` on Debian or Ubuntu, "
+            f"`brew install qt@5` on a Mac"
         ) from error
     return envpool

@@ -113,7 +113,7 @@ def _frames(record: dict[str, Any], where: str) -> np.ndarray:
     if not isinstance(length, (int, np.integer)) or length < 1:
         raise WorkshopError(f"{where}: sequence_length is {length!r}, not a positive number")
     pixels = len(raw) // (int(length) * CHANNELS)
-    side = math.isqrt(pixels)
+    side = max(1, math.isqrt(pixels))  # for records that do not say
     height, width = record.get("height", side), record.get("width", side)
     if not all(isinstance(size, (int, np.integer)) and size > 0 for size in (height, width)):
         raise WorkshopError(f"{where}: bad height {height!r} or width {width!r}")

@@ -13,10 +13,12 @@ from workshop_lib.errors import WorkshopError
 Look = Literal["mono", "easy", "hard"]
 Backend = Literal["auto", "procgen", "envpool"]
 LOOKS: tuple[str, ...] = get_args(Look)
-PROCGEN_GAMES: tuple[str, ...] = tuple(
-    "bigfish bossfight caveflyer chaser climber coinrun dodgeball fruitbot heist jumper leaper "
-    "maze miner ninja plunder starpilot".split()
+# fmt: off
+PROCGEN_GAMES: tuple[str, ...] = (
+    "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
+    "heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot",
 )
+# fmt: on
 MAX_LEVEL = 2**31 - 1
 
 

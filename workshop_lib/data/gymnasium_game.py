@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class GymnasiumSimulator:
         self.num_actions = int(space.n)
         self._first_action = int(space.start)
         self._level_range = config.levels
-        self._generators = np.random.default_rng(seed).spawn(count)
+        self._generators = np.random.default_rng(seed % 2**31).spawn(count)
         self._levels = np.zeros(count, np.int64)
         for game in range(count):
             self._begin(game)
@@ -98,8 +99,7 @@ def shrink(picture: np.ndarray) -> np.ndarray:
 
 def _open(name: str) -> Any:
     """One environment, reset once and seen to draw itself."""
-    # pygame greets on standard output when the environment imports it.
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    _quiet_pygame()
     import gymnasium
 
     try:
@@ -114,6 +114,14 @@ def _open(name: str) -> Any:
         env.close()
         raise
     return env
+
+
+def _quiet_pygame() -> None:
+    """Lets pygame, which most environments draw with, run without a screen and a greeting."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    has_screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if sys.platform.startswith("linux") and not has_screen:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _check(name: str, env: Any) -> None:

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from workshop_lib.data.episodes import Episode
-from workshop_lib.data.shards import open_shard
 from workshop_lib.errors import WorkshopError
 
-INDEX_SUFFIX = ".index.json"
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """lengths, level_seeds: one entry per episode (a level is None if unknown).
+    """records: the number of each readable episode in the file; lengths, level_seeds: the same
+    episodes' frames and levels (None if unknown).
 
-    bad: numbers of the records that cannot be read; they stand in no other list.
+    bytes, fingerprint: size of the shard and checksum of its two ends, by which a stale index is
+        known.
+    action_counts: how often each action was pressed.
+    episode_starts: how many of the episodes begin at their level's start.
+    bad: numbers of the records that cannot be read.
     """
 
     bytes: int
+    fingerprint: str
     height: int
     width: int
     records: list[int]
@@ -42,118 +46,91 @@ class ShardIndex:
         return sum(self.lengths)
 
 
-def read_index(path: str | Path, skip_bad: bool = False, save: bool = True) -> ShardIndex:
-    """The index of a shard: from the file beside it, or by reading the shard once.
+class IndexBuilder:
+    """Gathers the index of a shard, episode by episode."""
 
-    Args:
-        path: the shard.
-        skip_bad: go on past records that cannot be read, and list them in `bad`.
-        save: keep a freshly made index beside the shard, where the folder can be written to.
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bad: list[int] = []
+        self._records: list[int] = []
+        self._lengths: list[int] = []
+        self._seeds: list[int | None] = []
+        self._counts = np.zeros(0, dtype=np.int64)
+        self._size: tuple[int, ...] | None = None
+        self._starts, self._reward = 0, 0.0
 
-    Raises WorkshopError naming the file and the record for the first that cannot be read.
-    """
-    path = Path(path)
-    index_path = _index_path(path)
-    if index_path.exists() and path.exists():
-        stored = _load(index_path)
-        if stored is not None and stored.bytes == path.stat().st_size:
-            if stored.bad and not skip_bad:
-                raise WorkshopError(
-                    f"{path}, record {stored.bad[0]}: cannot be read ({len(stored.bad)} bad "
-                    f"records in all); --skip-bad goes on without them"
-                )
-            return stored
-    index = _scan(path, skip_bad)
-    if save:
-        _save(index_path, index)
-    return index
+    def add(self, number: int, episode: Episode) -> None:
+        """Takes in record `number`.
 
-
-def write_index(path: Path, episodes: Iterable[Episode]) -> ShardIndex:
-    """Makes and saves the index of a shard just written, from its episodes in order."""
-    index = _build(path, enumerate(episodes), [])
-    _save(_index_path(path), index)
-    return index
-
-
-def _index_path(path: Path) -> Path:
-    return path.with_name(path.name + INDEX_SUFFIX)
-
-
-def _scan(path: Path, skip_bad: bool) -> ShardIndex:
-    shard = open_shard(path)
-    bad: list[int] = []
-
-    def episodes() -> Iterator[tuple[int, Episode]]:
-        for number in range(len(shard)):
-            try:
-                episode = shard.read(number)
-            except WorkshopError:
-                if not skip_bad:
-                    raise
-                bad.append(number)
-                continue
-            yield number, episode
-
-    try:
-        return _build(path, episodes(), bad)
-    finally:
-        shard.close()
-
-
-def _build(path: Path, episodes: Iterable[tuple[int, Episode]], bad: list[int]) -> ShardIndex:
-    records: list[int] = []
-    lengths: list[int] = []
-    seeds: list[int | None] = []
-    counts = np.zeros(0, dtype=np.int64)
-    size: tuple[int, int] | None = None
-    starts, reward_sum = 0, 0.0
-    for number, episode in episodes:
-        if size is not None and episode.frames.shape[1:3] != size:
-            raise WorkshopError(
-                f"{path}, record {number}: {episode.frames.shape[1:3]} frames among {size} ones"
-            )
+        Raises WorkshopError if its frames have another size than those before.
+        """
         size = episode.frames.shape[1:3]
-        records.append(number)
-        lengths.append(len(episode))
-        seeds.append(episode.level_seed)
-        starts += 0 if episode.first is None else int(episode.first[0])
-        reward_sum += 0.0 if episode.reward is None else float(episode.reward.sum())
+        if self._size not in (None, size):
+            raise WorkshopError(
+                f"{self.path}, record {number}: {size} frames among {self._size} ones"
+            )
         if episode.actions is not None:
-            if episode.actions.min() < 0:
-                raise WorkshopError(f"{path}, record {number}: negative action")
-            more = np.bincount(episode.actions, minlength=len(counts))
-            more[: len(counts)] += counts
-            counts = more
-    if size is None:
-        raise WorkshopError(f"{path}: not one of its {len(bad)} records can be read")
-    return ShardIndex(
-        bytes=path.stat().st_size,
-        height=size[0],
-        width=size[1],
-        records=records,
-        lengths=lengths,
-        level_seeds=seeds,
-        action_counts=[int(count) for count in counts],
-        episode_starts=starts,
-        reward_sum=reward_sum,
-        bad=bad,
-    )
+            if episode.actions.min() < 0 or episode.actions.max() > 10_000:
+                raise WorkshopError(
+                    f"{self.path}, record {number}: actions run from {episode.actions.min()} to "
+                    f"{episode.actions.max()}, which no keyboard has"
+                )
+            counts = np.bincount(episode.actions, minlength=len(self._counts))
+            counts[: len(self._counts)] += self._counts
+            self._counts = counts
+        self._size = size
+        self._records.append(number)
+        self._lengths.append(len(episode))
+        self._seeds.append(episode.level_seed)
+        self._starts += 0 if episode.first is None else int(episode.first[0])
+        self._reward += 0.0 if episode.reward is None else float(episode.reward.sum())
+
+    def finish(self) -> ShardIndex:
+        if self._size is None:
+            raise WorkshopError(f"{self.path}: not one of its {len(self.bad)} records can be read")
+        return ShardIndex(
+            bytes=self.path.stat().st_size,
+            fingerprint=_fingerprint(self.path),
+            height=self._size[0],
+            width=self._size[1],
+            records=self._records,
+            lengths=self._lengths,
+            level_seeds=self._seeds,
+            action_counts=self._counts.tolist(),
+            episode_starts=self._starts,
+            reward_sum=self._reward,
+            bad=self.bad,
+        )
 
 
-def _load(path: Path) -> ShardIndex | None:
-    """The stored index; None if it is torn or of another version, so that it is made anew."""
+def load_index(shard: Path) -> ShardIndex | None:
+    """The stored index of a shard; None if there is none that fits the file as it is now."""
     try:
-        index = ShardIndex(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError):
+        index = ShardIndex(**json.loads(_index_path(shard).read_text()))
+    except (OSError, ValueError, TypeError):
         return None
-    return index if index.version == VERSION else None
+    fits = index.version == VERSION and index.bytes == shard.stat().st_size
+    return index if fits and index.fingerprint == _fingerprint(shard) else None
 
 
-def _save(path: Path, index: ShardIndex) -> None:
+def save_index(shard: Path, index: ShardIndex) -> None:
+    """Keeps the index beside its shard; in a read-only folder it is made anew next time."""
+    path = _index_path(shard)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(asdict(index)) + "\n")
         os.replace(partial, path)
     except OSError:
-        return  # a read-only folder: the index is made again next time
+        return
+
+
+def _fingerprint(shard: Path) -> str:
+    with open(shard, "rb") as file:
+        ends = file.read(4096)
+        file.seek(-min(4096, shard.stat().st_size), os.SEEK_END)
+        ends += file.read(4096)
+    return f"{zlib.crc32(ends):08x}"
+
+
+def _index_path(shard: Path) -> Path:
+    return shard.with_name(shard.name + ".index.json")

@@ -41,13 +41,15 @@ _BLOCK_HEADER = 24
 _CHUNK_HEADER = 40
 _RIEGELI_START = bytes.fromhex("83af70d10d884a3f")  # the first block header is always the same
 _POSTSCRIPT_MAGIC = 0x71930E704FDAE05E
+_NOT_READ = {b"b": "brotli", b"s": "snappy"}
 _MAX_VARINT = 10  # bytes of the longest 64-bit varint
 
 
 class _Chunk(NamedTuple):
-    """One line of the footer."""
+    """What the footer says of one chunk."""
 
     start: int  # file offset, bytes
+    end: int  # file offset where the next chunk begins; there may be padding before it
     decoded_size: int  # of all its records together, bytes
     num_records: int
 
@@ -69,12 +71,11 @@ class PlainArrayRecordReader:
         self._path = os.fspath(path)
         self._max_decoded_size = max_decoded_size
         self._closed = False
-        with self._opened() as (file, size):
-            footer_start = _find_footer(file, size)
-            footer = _read_chunk(file, footer_start, size - _BLOCK, max_decoded_size)
-            self._chunks = _parse_footer(*footer)
-        starts = [chunk.start for chunk in self._chunks]
-        self._chunk_ends = [*starts[1:], footer_start]  # file offsets, with any padding
+        with self._opened() as file:
+            postscript_start = file.seek(0, os.SEEK_END) - _BLOCK
+            footer_start = _find_footer(file, postscript_start)
+            footer = _read_chunk(file, footer_start, postscript_start, max_decoded_size)
+            self._chunks = _parse_footer(*footer, footer_start)
         self._records_up_to = list(accumulate(chunk.num_records for chunk in self._chunks))
 
     def __len__(self) -> int:
@@ -95,9 +96,10 @@ class PlainArrayRecordReader:
             )
         number = bisect_right(self._records_up_to, index)
         chunk = self._chunks[number]
-        with self._opened(f"record {index}: ") as (file, size):
-            end = min(self._chunk_ends[number], size)
-            bounds, values = _read_chunk(file, chunk.start, end, self._max_decoded_size, chunk)
+        with self._opened(f"record {index}: ") as file:
+            bounds, values = _read_chunk(
+                file, chunk.start, chunk.end, self._max_decoded_size, chunk
+            )
         place = index - self._records_up_to[number] + chunk.num_records
         return values[bounds[place] : bounds[place + 1]]
 
@@ -106,11 +108,11 @@ class PlainArrayRecordReader:
         self._closed = True
 
     @contextmanager
-    def _opened(self, record: str = "") -> Iterator[tuple[BinaryIO, int]]:
-        """The file and its size in bytes; every failure inside becomes a WorkshopError."""
+    def _opened(self, record: str = "") -> Iterator[BinaryIO]:
+        """The file, opened for this once; every failure inside becomes a WorkshopError."""
         try:
             with open(self._path, "rb") as file:
-                yield file, os.fstat(file.fileno()).st_size
+                yield file
         except OSError as error:
             raise WorkshopError(
                 f"{self._path}: {record}cannot be read ({error.strerror}); check the path"
@@ -127,46 +129,56 @@ class PlainArrayRecordReader:
             ) from error
 
 
-def _find_footer(file: BinaryIO, size: int) -> int:
+def _find_footer(file: BinaryIO, postscript_start: int) -> int:
     """File offset of the footer chunk, from the postscript in the last 64 KiB."""
-    if size == 0:
+    file.seek(0)
+    signature = file.read(len(_RIEGELI_START))
+    if not signature:
         raise ValueError("the file is empty")
-    if file.read(len(_RIEGELI_START)) != _RIEGELI_START:
+    if signature != _RIEGELI_START:
         raise ValueError("this is not an ArrayRecord file")
-    fields: dict[int, int] = {}
-    if size >= 2 * _BLOCK and size % _BLOCK == 0:
-        try:
-            bounds, values = _read_chunk(file, size - _BLOCK, size, _BLOCK)
-            fields, _ = _parse_message(values[: bounds[1]])
-        except (ValueError, NotImplementedError, zstandard.ZstdError):
-            pass  # the last block holds something else: said below
-    if fields.get(2) != _POSTSCRIPT_MAGIC:
+    postscript: dict[int, int] = {}
+    try:
+        bounds, values = _read_chunk(file, postscript_start, postscript_start + _BLOCK, _BLOCK)
+        postscript, _ = _parse_message(values[: bounds[1]])
+    except (ValueError, NotImplementedError, zstandard.ZstdError):
+        pass  # something else stands there: said below
+    if postscript.get(2) != _POSTSCRIPT_MAGIC:
         raise ValueError("the end is missing: cut short, or its writer was never closed")
-    return fields.get(1, 0)
+    return postscript.get(1, 0)
 
 
-def _parse_footer(bounds: list[int], values: bytes) -> list[_Chunk]:
-    """The footer's lines. Its first record is a summary, and the lines must agree with it."""
+def _parse_footer(bounds: list[int], values: bytes, footer_start: int) -> list[_Chunk]:
+    """The footer's lines, one a chunk. Its first record is a summary that must agree with them."""
     records = [values[begin:end] for begin, end in pairwise(bounds)]
     _, summary = _parse_message(records[0])
     totals, _ = _parse_message(summary.get(1, b""))
     if totals.get(1) != 1:
         raise NotImplementedError(f"the file has ArrayRecord version {totals.get(1)}")
     lines = [_parse_message(record)[0] for record in records[1:]]
-    chunks = [_Chunk(line.get(1, 0), line.get(2, 0), line.get(3, 0)) for line in lines]
+    ends = [*(line.get(1, 0) for line in lines[1:]), footer_start]
+    chunks = [
+        _Chunk(line.get(1, 0), end, line.get(2, 0), line.get(3, 0))
+        for line, end in zip(lines, ends, strict=False)
+    ]
     num_records = sum(chunk.num_records for chunk in chunks)
     if (len(chunks), num_records) != (totals.get(2, 0), totals.get(3, 0)):
         raise ValueError("the footer's counts do not agree")
+    if any(chunk.start >= chunk.end for chunk in chunks):
+        raise ValueError("the footer's chunks are out of order")
     return chunks
 
 
 def _read_chunk(
     file: BinaryIO, start: int, end: int, max_decoded_size: int, expected: _Chunk | None = None
 ) -> tuple[list[int], bytes]:
-    """The chunk at the file offset `start`, with nothing of worth between it and `end`.
+    """The chunk from the file offset `start` on; `end` is where the next thing begins.
 
-    Returns the bounds of its n >= 1 records, n + 1 rising numbers, in the joined records.
+    Returns the n + 1 bounds of its n >= 1 records in the joined records, and these.
     """
+    # Stored and padded, a chunk can be somewhat larger than decoded, but not by this much.
+    if end - start > 2 * (max_decoded_size + _BLOCK):
+        raise ValueError(f"the chunk may take {end - start} bytes, too many to read")
     stored = _read_without_block_headers(file, start, end)
     data_size = int.from_bytes(stored[8:16], "little")
     chunk_type = stored[24:25]
@@ -177,7 +189,7 @@ def _read_chunk(
         raise NotImplementedError("the chunk is transposed")
     if chunk_type != b"r":
         raise ValueError(f"there is no chunk of records at offset {start}")
-    if expected not in (None, (start, decoded_size, num_records)):
+    if expected is not None and expected[2:] != (decoded_size, num_records):
         raise ValueError("the chunk's header does not agree with the footer")
     # The writer pads, so that a chunk has at least one byte of the file for each record.
     if len(data) != data_size or not 0 < num_records <= end - start:
@@ -190,11 +202,9 @@ def _read_chunk(
 def _read_without_block_headers(file: BinaryIO, start: int, end: int) -> bytes:
     """The file's bytes from the offset `start` to `end`, less what belongs to no chunk."""
     if not 0 <= start < end or 0 < start % _BLOCK <= _BLOCK_HEADER:
-        raise ValueError(f"no chunk can lie between the offsets {start} and {end}")
+        raise ValueError(f"no chunk can stand between the offsets {start} and {end}")
     file.seek(start)
     stored = memoryview(file.read(end - start))
-    if len(stored) != end - start:
-        raise ValueError(f"the file ends before the offset {end}")
     blocks = range(-(start % _BLOCK), len(stored), _BLOCK)  # where blocks begin in `stored`
     return b"".join(stored[max(block + _BLOCK_HEADER, 0) : block + _BLOCK] for block in blocks)
 
@@ -202,9 +212,10 @@ def _read_without_block_headers(file: BinaryIO, start: int, end: int) -> bytes:
 def _decode_chunk(data: bytes, num_records: int, decoded_size: int) -> tuple[list[int], bytes]:
     """Splits a chunk's data into sizes and joined records, and undoes the compression."""
     compression = data[:1]
+    if compression in _NOT_READ:
+        raise NotImplementedError(f"the chunk is compressed with {_NOT_READ[compression]}")
     if compression not in (b"\0", b"z"):
-        name = {b"b": "brotli", b"s": "snappy"}.get(compression, repr(compression))
-        raise NotImplementedError(f"the chunk is compressed with {name}")
+        raise ValueError(f"no compression is marked {compression!r}")
     sizes_size, position = _parse_varint(data, 1)
     packed_sizes = data[position : position + sizes_size]
     values = data[position + sizes_size :]

@@ -78,6 +78,10 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _empty_bytes() -> bytes:
+    return b""
+
+
 class _Never:
     """Stands for the class numpy.ndarray itself, which is only ever named, not called."""
 
@@ -85,7 +89,8 @@ class _Never:
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Never,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,  # bytes in pickle protocol 2
+    ("_codecs", "encode"): _encode,  # this and the next: bytes in pickle protocol 2
+    ("__builtin__", "bytes"): _empty_bytes,
 }
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2 name it differently
     _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = lambda *_: _Array()
@@ -96,7 +101,7 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2 name it differently
 # The pure-Python unpickler on purpose: it sets memory aside only for bytes that are there, where
 # the C one trusts lengths and memo numbers that the record claims. A record has few opcodes, so
 # this costs .1 ms.
-class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class _PlainUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
@@ -114,6 +119,8 @@ def _finish(value: Any) -> Any:
         return {_finish(key): _finish(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_finish(item) for item in value)
-    if value is None or isinstance(value, (bool, int, float, str, bytes, bytearray, np.generic)):
+    if value is None or isinstance(value, (bool, int, float, str, bytes, bytearray)):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
         return value
     raise RefusedPickleError(f"it holds a {type(value).__name__}, which is not plain data")

@@ -18,12 +18,14 @@ import numpy as np
 from workshop_lib import __version__
 from workshop_lib.data.episodes import Episode
 from workshop_lib.data.game import Backend, Game, GameConfig, Look
-from workshop_lib.data.index import write_index
 from workshop_lib.data.policies import PolicyName, make_policy
-from workshop_lib.data.shards import FORMATS, ShardWriter, default_format
+from workshop_lib.data.shards import FORMATS
+from workshop_lib.data.writer import ShardWriter, default_format
 from workshop_lib.errors import WorkshopError
 
 SETTINGS_FILE = "sampling.json"
+# All our models are trained, tuned and tested on these, so that their figures can be compared.
+USUAL_LEVELS = {"train": (0, 100_000), "val": (100_000, 110_000), "test": (110_000, 120_000)}
 Format = Literal["auto", "array_record", "npz", "npy"]
 
 
@@ -69,7 +71,7 @@ def sample(
     out: str,
     env: str = "coinrun",
     look: Look = "easy",
-    levels: str = "0:100000",
+    levels: str = "train",
     policy: PolicyName = "mixed",
     frames: int = 100_000,
     frames_per_shard: int = 100_000,
@@ -89,7 +91,8 @@ def sample(
         out: folder for the shards.
         env: coinrun, another Procgen game, or gymnasium:ID for any Gymnasium environment.
         look: mono (plain blocks), easy (one theme, no monsters) or hard (everything).
-        levels: START:STOP, half open; keep train, val and test ranges apart.
+        levels: START:STOP, half open, or train (0:100000), val (100000:110000) or test
+            (110000:120000); keep what you train and test on apart.
         policy: who plays: random, sticky, runner, mixed or control.
         frames: how many frames to record, all shards together.
         frames_per_shard: size of one file.
@@ -139,18 +142,15 @@ def record_shard(
         policy = make_policy(config.policy, config.games, policy_seed, game.num_actions)
         episodes = record_episodes(game, policy, config.shard_frames(shard), config.max_frames)
         with ShardWriter(path) as writer, ThreadPoolExecutor(1) as pool:
-            rows: list[Episode] = []
             pending: list[Future[None]] = []
             for episode in episodes:
                 # Packing and compressing in a thread of its own: the games play on meanwhile.
                 pending.append(pool.submit(writer.write, episode))
                 if len(pending) > 16:
                     pending.pop(0).result()
-                rows.append(_without_frames(episode))
                 on_frames(len(episode))
             for future in pending:
                 future.result()
-    write_index(path, rows)
 
 
 def record_episodes(game: Game, policy: Any, frames: int, max_frames: int) -> Iterator[Episode]:
@@ -203,14 +203,18 @@ def record_episodes(game: Game, policy: Any, frames: int, max_frames: int) -> It
 
 
 def parse_levels(levels: str) -> tuple[int, int]:
-    """ "START:STOP" to two numbers.
+    """ "START:STOP" to two numbers; "train", "val" and "test" stand for the usual ranges.
 
     Raises WorkshopError for anything else.
     """
+    if levels in USUAL_LEVELS:
+        return USUAL_LEVELS[levels]
     try:
         start, stop = (int(part) for part in levels.split(":"))
     except ValueError:
-        raise WorkshopError(f"bad level range {levels!r}: write START:STOP, e.g. 0:1000") from None
+        raise WorkshopError(
+            f"bad level range {levels!r}: write START:STOP, e.g. 0:1000, or train, val or test"
+        ) from None
     return start, stop
 
 
@@ -248,12 +252,6 @@ def _remember_settings(folder: Path, config: SamplingConfig) -> None:
     partial = folder / f".{SETTINGS_FILE}.{os.getpid()}.partial"
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
-
-
-def _without_frames(episode: Episode) -> Episode:
-    """What the index needs of an episode, without keeping its video in memory."""
-    blank = np.broadcast_to(np.zeros((), np.uint8), episode.frames.shape)
-    return Episode(blank, episode.actions, episode.first, episode.reward, episode.level_seed)
 
 
 def _progress_bar(total: int, show: bool) -> Any:

@@ -5,40 +5,52 @@
     NAME.frames.npy     all frames uncompressed in one array that is mapped, not read; the rest
                         in NAME.frames.npz beside it
 
-A shard is written under a temporary name and renamed when it is whole: a half-written one is
-never taken for a finished one.
+`writer.py` writes them.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from workshop_lib.data.episodes import Episode, decode_episode, encode_episode
+from workshop_lib.data.episodes import Episode, decode_episode
+from workshop_lib.data.index import IndexBuilder, ShardIndex, load_index, save_index
 from workshop_lib.errors import WorkshopError
 
 ARRAY_RECORD, NPZ, MEMMAP = ".array_record", ".npz", ".frames.npy"
 FORMATS = {"array_record": ARRAY_RECORD, "npz": NPZ, "npy": MEMMAP}
-# One record per group: random access reads nothing else. zstd 3: 14 times smaller than raw.
-WRITER_OPTIONS = "group_size:1,zstd:3"
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
-_opened_before_fork = False
-_unsafe_after_fork = False
 
+class _ForkGuard:
+    """The array_record package crashes a forked process whose parent had used it."""
 
-def _after_fork() -> None:
-    global _unsafe_after_fork
-    _unsafe_after_fork = _opened_before_fork
+    used = False
+    unsafe = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.unsafe = cls.used
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_ForkGuard.after_fork)
+
+
+def array_record_module() -> Any | None:
+    """The array_record package, or None where it is missing or would crash (see _ForkGuard)."""
+    if _ForkGuard.unsafe:
+        return None
+    try:
+        from array_record.python import array_record_module as module
+    except ImportError:
+        return None
+    _ForkGuard.used = True
+    return module
 
 
 class Shard(Protocol):
@@ -62,7 +74,7 @@ def open_shard(path: str | Path) -> Shard:
     if path.stat().st_size == 0:
         raise WorkshopError(f"{path}: empty file; delete it and make it again")
     if path.name.endswith(MEMMAP):
-        return ColumnShard(path, np.load(path, mmap_mode="r"), _load_npz(_companion(path)))
+        return ColumnShard(path, _map_npy(path), _load_npz(companion(path)))
     if path.suffix == NPZ:
         columns = _load_npz(path)
         if "frames" not in columns:
@@ -96,15 +108,6 @@ def is_shard(path: Path) -> bool:
     )
 
 
-def default_format() -> str:
-    """What this machine can write: "array_record", or "npz" where that cannot be loaded."""
-    try:
-        import array_record.python.array_record_module  # noqa: F401
-    except ImportError:
-        return "npz"
-    return "array_record"
-
-
 class RecordShard:
     """An ArrayRecord file."""
 
@@ -133,22 +136,14 @@ class RecordShard:
 def _open_array_record(path: Path) -> tuple[Callable[[int], bytes], int, Callable[[], None]]:
     """(read one record, number of records, close), by the array_record package if it can be had.
 
-    The package crashes a forked process whose parent had used it; such a process, and machines
-    without the package, get the plain Python reader.
+    Without the package, and in a forked process, the plain Python reader serves.
     """
-    global _opened_before_fork
-    module: Any = None
-    if not _unsafe_after_fork:
-        try:
-            from array_record.python import array_record_module as module
-        except ImportError:
-            module = None
+    module = array_record_module()
     if module is None:
         from workshop_lib.data.plain_array_record import PlainArrayRecordReader
 
         plain = PlainArrayRecordReader(path)
         return plain.read, len(plain), plain.close
-    _opened_before_fork = True
     reader = module.ArrayRecordReader(str(path), READER_OPTIONS)
     if not reader.ok():
         return _unreadable, 0, reader.close
@@ -202,8 +197,15 @@ class ColumnShard:
         return None
 
 
-def _companion(path: Path) -> Path:
+def companion(path: Path) -> Path:
     return path.with_suffix(".npz")
+
+
+def _map_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise WorkshopError(f"{path}: cannot be read as .npy ({error})") from error
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
@@ -216,107 +218,44 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
         raise WorkshopError(f"{path}: cannot be read as .npz ({error})") from error
 
 
-class ShardWriter:
-    """Writes episodes to a new shard; the suffix of `path` chooses the format.
+def read_index(path: str | Path, skip_bad: bool = False) -> ShardIndex:
+    """The index of a shard: from the file beside it, or by reading the shard once.
 
-    Use it with `with`: on leaving, the file gets its final name; after an error it is removed.
+    A freshly made index is kept beside the shard, where the folder can be written to.
+
+    Args:
+        path: the shard.
+        skip_bad: go on past records that cannot be read, and list them in `bad`.
+
+    Raises WorkshopError naming the file and the record for the first that cannot be read.
     """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not is_shard(self.path):
-            raise WorkshopError(
-                f"{path}: a shard's name ends in one of {', '.join(FORMATS.values())}"
-            )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.count = 0
-        # The suffix stays last in the temporary name, but no reader takes it for a shard.
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
-        self._episodes: list[Episode] = []
-        self._records: Any = None
-        if self.path.suffix == ARRAY_RECORD:
-            self._records = _array_record_writer(self._partial)
-
-    def write(self, episode: Episode) -> None:
-        if self._records is not None:
-            self.write_bytes(encode_episode(episode))
-        else:
-            self._episodes.append(episode)
-            self.count += 1
-
-    def write_bytes(self, record: bytes) -> None:
-        """Adds a record that `encode_episode` made (ArrayRecord shards only)."""
-        self._records.write(record)
-        self.count += 1
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, error_type: type | None, *_: object) -> None:
-        if self._records is not None:
-            self._records.close()
-        if error_type is None and self.count == 0:
-            error = WorkshopError(f"{self.path}: no episodes to write")
-        else:
-            error = None
-        if error_type is not None or error is not None:
-            self._partial.unlink(missing_ok=True)
-            if error is not None:
-                raise error
-            return
-        if self._records is None:
-            self._write_columns()
-        os.replace(self._partial, self.path)
-
-    def _write_columns(self) -> None:
-        columns = _columns(self._episodes, self.path)
-        if self.path.name.endswith(MEMMAP):
-            frames = columns.pop("frames")
-            companion = _companion(self.path)
-            _save(companion, lambda file: np.savez_compressed(file, **columns))
-            with open(self._partial, "wb") as file:
-                np.save(file, frames)
-        else:
-            with open(self._partial, "wb") as file:
-                np.savez_compressed(file, **columns)
-
-
-def _array_record_writer(path: Path) -> Any:
-    global _opened_before_fork
-    try:
-        from array_record.python import array_record_module
-    except ImportError as error:
+    path = Path(path)
+    index = load_index(path)
+    if index is None:
+        index = _scan(path, skip_bad)
+        save_index(path, index)
+    if index.bad and not skip_bad:
         raise WorkshopError(
-            f"{path.name}: array-record cannot be loaded on {sys.platform}; "
-            f"write .npz shards instead (--format npz)"
-        ) from error
-    _opened_before_fork = True
-    return array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS)
+            f"{path}, record {index.bad[0]}: cannot be read ({len(index.bad)} bad records in "
+            f"all); --skip-bad goes on without them"
+        )
+    return index
 
 
-def _columns(episodes: list[Episode], path: Path) -> dict[str, np.ndarray]:
-    sizes = {episode.frames.shape[1:] for episode in episodes}
-    if len(sizes) > 1:
-        raise WorkshopError(f"{path}: frames of different sizes {sizes} do not go in one array")
-    seeds = [-1 if episode.level_seed is None else episode.level_seed for episode in episodes]
-    columns = {
-        "frames": np.concatenate([episode.frames for episode in episodes]),
-        "lengths": np.array([len(episode) for episode in episodes], dtype=np.int64),
-        "level_seeds": np.array(seeds, dtype=np.int64),
-    }
-    for key in ("actions", "first", "reward"):
-        values = [getattr(episode, key) for episode in episodes]
-        if all(value is not None for value in values):
-            columns[key] = np.concatenate(values)
-    return columns
-
-
-def _save(path: Path, write: Callable[[Any], None]) -> None:
-    """Writes a file under a temporary name, then renames it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        write(file)
-    os.replace(partial, path)
+def _scan(path: Path, skip_bad: bool) -> ShardIndex:
+    builder = IndexBuilder(path)
+    shard = open_shard(path)
+    try:
+        for number in range(len(shard)):
+            try:
+                builder.add(number, shard.read(number))
+            except WorkshopError:
+                if not skip_bad:
+                    raise
+                builder.bad.append(number)
+    finally:
+        shard.close()
+    return builder.finish()
 
 
 def read_all(shard: Shard) -> Iterator[Episode]:

@@ -1,0 +1,95 @@
+"""Train, validation and test clips for the trainer, from a folder that `workshop split` made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from workshop_lib.data.clip import Clip
+from workshop_lib.data.clips import ClipBatches, ClipConfig
+from workshop_lib.data.splits import split_shards
+
+
+def clip_loader(clips: ClipBatches, workers: int = 0, pin_memory: bool = False) -> DataLoader[Clip]:
+    """A DataLoader over ready batches.
+
+    workers: processes that read; 0 reads in this one with a thread, which is enough for most
+        models. They are started by spawn: array_record crashes in forked processes.
+    """
+    return DataLoader(
+        clips,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        persistent_workers=False,
+        pin_memory=pin_memory,
+    )
+
+
+class ClipDataModule(lightning.LightningDataModule):
+    """Batches of clips from the three sets of a split folder.
+
+    Args:
+        path: folder with manifest.json; refused if its sets share levels.
+        length: T, frames in a clip.
+        batch_size: clips in a global training batch, all ranks together.
+        val_batches: how many batches validation and testing see, the same ones every time.
+        clips_per_read: clips drawn from an episode each time it is read.
+        lanes: parts into which the data is dealt out; a multiple of the number of ranks.
+        workers: processes that read.
+        in_memory: keep all decoded episodes in memory.
+        seed: of the order of the clips.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        length: int = 16,
+        batch_size: int = 32,
+        val_batches: int = 8,
+        clips_per_read: float = 8.0,
+        lanes: int = 8,
+        workers: int = 0,
+        in_memory: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.path, self.val_batches, self.workers = path, val_batches, workers
+        self.config = ClipConfig(
+            length=length,
+            batch_size=batch_size,
+            clips_per_read=clips_per_read,
+            lanes=lanes,
+            in_memory=in_memory,
+            seed=seed,
+        )
+
+    def clips(self, split: str, start_batch: int = 0) -> ClipBatches:
+        """The clips of "train", "val" or "test" for this rank."""
+        trainer = self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        shards = split_shards(self.path, split)
+        if split == "train":
+            return ClipBatches(shards, self.config, rank, world_size, start_batch)
+        fixed = replace(self.config, shuffle=False, clips_per_read=1.0, in_memory=True)
+        return ClipBatches(shards, fixed, rank, world_size, batches=self.val_batches)
+
+    def train_dataloader(self) -> DataLoader[Clip]:
+        """Endless; resumed training goes on with the batch after the last one trained on."""
+        trainer = self.trainer
+        done = 0
+        if trainer is not None:
+            done = trainer.global_step * max(1, trainer.accumulate_grad_batches)
+        return self._loader(self.clips("train", start_batch=done))
+
+    def val_dataloader(self) -> DataLoader[Clip]:
+        return self._loader(self.clips("val"))
+
+    def test_dataloader(self) -> DataLoader[Clip]:
+        return self._loader(self.clips("test"))
+
+    def _loader(self, clips: ClipBatches) -> DataLoader[Clip]:
+        return clip_loader(clips, self.workers, pin_memory=torch.cuda.is_available())

@@ -1,0 +1,1 @@
+"""Videos, GIFs, contact sheets and plots that notebooks, command line and evaluation share."""

@@ -1,0 +1,1 @@
+"""Things that can be played: the real game, and every world that dreams it."""
