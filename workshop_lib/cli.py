@@ -80,7 +80,7 @@ def _normalize(arguments: list[str], function: Callable[..., Any]) -> list[str]:
     parameters = signature(function).parameters.values()
     switches = {"--" + p.name for p in parameters if isinstance(p.default, bool)}
     result = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, separator, value = argument.partition("=")
         if name.startswith("--"):
             name = "--" + name[2:].replace("-", "_")

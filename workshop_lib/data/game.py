@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -108,6 +109,7 @@ class Game:
         self.simulator = _open_simulator(config, count, seed, threads, backend)
         self.num_actions = self.simulator.num_actions
         self.can_save = self.simulator.can_save
+        self._process = os.getpid()
 
     def observe(self) -> Observation:
         """The current frames; may be called any number of times between two actions."""
@@ -131,6 +133,8 @@ class Game:
                 f"{actions.max()}"
             )
         actions = actions.astype(np.int32)
+        if os.getpid() != self._process:  # its threads did not come along: it would hang
+            raise WorkshopError("a forked process cannot play its parent's game: open a new one")
         if reset is not None:
             actions[np.asarray(reset, dtype=bool)] = RESET
         self.simulator.act(actions)
@@ -198,14 +202,15 @@ def _open_simulator(
 
         return GymnasiumSimulator(config, count, seed)
     found = available_backends()
-    wanted = backend if backend != "auto" else (found[0] if found else "none")
-    if wanted not in found:
+    if not found:
         raise WorkshopError(
-            "no simulator of CoinRun is installed here: `pip install envpool` brings one (macOS "
-            "arm64, Windows, Linux); the recorded episodes in data/sample need none"
-            if wanted == "none"
-            else f"simulator {wanted!r} is not installed here (found: {', '.join(found) or 'none'})"
+            "no simulator of CoinRun is installed here: `pip install 'envpool<1.2.6'` brings one "
+            "(macOS arm64, Windows, Linux; Python 3.11 and up); the recorded episodes in "
+            "data/sample need none"
         )
+    wanted = found[0] if backend == "auto" else backend
+    if wanted not in found:
+        raise WorkshopError(f"simulator {wanted!r} is not installed here; {found[0]!r} is")
     if wanted == "procgen":
         from workshop_lib.data.procgen_game import ProcgenSimulator
 

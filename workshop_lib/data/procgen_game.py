@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -55,14 +56,14 @@ class ProcgenSimulator:
         return np.array([info["level_seed"] for info in self._env.get_info()], dtype=np.int64)
 
     def save(self) -> list[bytes]:
-        return self._env.callmethod("get_state")
+        return [zlib.crc32(s).to_bytes(4, "big") + s for s in self._env.callmethod("get_state")]
 
     def restore(self, moments: Sequence[bytes]) -> None:
         for moment in moments:
-            # A malformed state ends the process from C++; this catches the likely mistakes.
-            if not isinstance(moment, bytes) or len(moment) < 1000:
+            # Procgen ends the whole process over a damaged state: the checksum is asked first.
+            if zlib.crc32(moment[4:]).to_bytes(4, "big") != moment[:4]:
                 raise WorkshopError("a saved moment must be the bytes that Game.save returned")
-        self._env.callmethod("set_state", list(moments))
+        self._env.callmethod("set_state", [moment[4:] for moment in moments])
 
     def close(self) -> None:
         self._env.close()

@@ -185,8 +185,6 @@ def record_episodes(game: Game, policy: Any, frames: int, max_frames: int) -> It
             )
 
     while recorded + int(length.sum()) < frames:
-        started = length > 0
-        reward[everyone[started], length[started] - 1] = observation.reward[started]
         for n in np.flatnonzero(observation.first | (length == max_frames)):
             yield from cut(n)
         if observation.first.any():
@@ -198,6 +196,7 @@ def record_episodes(game: Game, policy: Any, frames: int, max_frames: int) -> It
         length += 1
         game.act(chosen, reset)
         observation = game.observe()
+        reward[everyone, length - 1] = observation.reward
     for n in range(count):
         yield from cut(n)
 

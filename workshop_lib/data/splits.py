@@ -297,7 +297,7 @@ def _sampling_settings(path: Path) -> dict[str, Any]:
 def _counts(indexes: list[ShardIndex]) -> dict[str, Any]:
     histogram = np.zeros(max(len(index.action_counts) for index in indexes), dtype=np.int64)
     for index in indexes:
-        histogram[: len(index.action_counts)] += index.action_counts
+        histogram[: len(index.action_counts)] += np.array(index.action_counts, dtype=np.int64)
     return {
         "level_count": len({seed for index in indexes for seed in index.level_seeds}),
         "episodes": sum(len(index.lengths) for index in indexes),

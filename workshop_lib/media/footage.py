@@ -110,6 +110,11 @@ def find_footage(place: Path) -> Iterator[Footage]:
 def _from_file(path: Path) -> Iterator[Footage]:
     kind = path.suffix.lower()
     if kind in VIDEO:
+        if kind == ".gif" and _actions_beside(path) is not None:
+            raise WorkshopError(
+                f"{path}: a GIF stores a still stretch as one frame, so actions do not match its "
+                f"frames; import an mp4 or a folder of pictures"
+            )
         yield Footage(path.stem, iter_video(path), _actions_beside(path))
     elif kind == ".npz":
         try:

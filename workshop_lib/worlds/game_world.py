@@ -26,7 +26,6 @@ class GameState:
     age: int64 (B,), how many of the last frames, the newest included, show the current level.
     reward: float32 (B,), what the last action earned; 10 for the coin.
     level_seeds: int64 (B,).
-    tick: how many steps this world had made by then.
     """
 
     moments: tuple[bytes, ...]
@@ -35,7 +34,6 @@ class GameState:
     age: Tensor
     reward: Tensor
     level_seeds: Tensor
-    tick: int
 
 
 class GameWorld:
@@ -61,7 +59,7 @@ class GameWorld:
         self.config = config or GameConfig()
         self.game = Game(self.config, count, seed, backend=backend)
         self.count, self.num_actions = count, self.game.num_actions
-        self._tick = 0
+        self._newest: GameState | None = None  # where the games are right now
 
     def begin(
         self, levels: Sequence[int] | None = None, moments: Sequence[bytes] | None = None
@@ -86,7 +84,7 @@ class GameWorld:
 
         Raises WorkshopError for actions that the game does not have.
         """
-        if state.tick != self._tick:
+        if state is not self._newest:
             if not state.moments:
                 raise WorkshopError(
                     "this simulator cannot go back: only the newest state can be stepped"
@@ -106,7 +104,6 @@ class GameWorld:
         self.game.close()
 
     def _state(self, before: GameState | None, action: Tensor | None) -> GameState:
-        self._tick += 1
         observation = self.game.observe()
         newest = torch.tensor(observation.frames)[:, None]
         if before is None or action is None:
@@ -116,22 +113,21 @@ class GameWorld:
             frames = torch.cat([before.frames, newest], dim=1)[:, -HISTORY:]
             actions = torch.cat([before.actions, action[:, None]], dim=1)[:, -(HISTORY - 1) :]
             age = torch.where(torch.tensor(observation.first), 1, before.age + 1)
-        return GameState(
+        self._newest = GameState(
             moments=tuple(self.game.save()) if self.game.can_save else (),
             frames=frames,
             actions=actions,
             age=age,
             reward=torch.tensor(observation.reward),
             level_seeds=torch.tensor(self.game.level_seeds()),
-            tick=self._tick,
         )
+        return self._newest
 
 
 def branch(state: GameState, game: int, count: int) -> GameState:
     """Game number `game` of a state, `count` times over: one moment, many futures.
 
-    Step the result with a GameWorld of `count` games; its `tick` matches no world's, so the games
-    are restored first.
+    Step the result with a GameWorld of `count` games.
     """
     rows = [game] * count
     return replace(
@@ -142,5 +138,4 @@ def branch(state: GameState, game: int, count: int) -> GameState:
         age=state.age[rows],
         reward=state.reward[rows],
         level_seeds=state.level_seeds[rows],
-        tick=0,
     )
