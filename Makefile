@@ -32,7 +32,8 @@ help:
 	@echo 'PYTHON=/path/to/python3.11 chooses the Python of a new .venv;'
 	@echo 'JUPYTER_ARGS=--no-browser and PYTEST_ARGS="-k game" are passed on.'
 
-setup: $(STAMP)
+# The second simulator again, too, where it was asked for before.
+setup: $(STAMP) $(wildcard $(VENV)/.envpool)
 
 # Set up again when the folder was moved, or the Python behind .venv is gone.
 ifneq ($(shell $(PY) -c 'print(open("$(STAMP)").read())' 2>/dev/null),$(CURDIR))
@@ -56,8 +57,8 @@ $(STAMP): requirements.lock pyproject.toml
 FITS := import sys, pip; sys.exit(sys.prefix == sys.base_prefix or not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 workshop: setup
-	$(PY) -m jupyterlab --ServerApp.root_dir=. --ip=localhost $(AS_ROOT) $(JUPYTER_ARGS) \
-		$(FIRST_NOTEBOOK)
+	$(PY) -m jupyterlab --ServerApp.root_dir=. --ip=localhost $(AS_ROOT) \
+		--LabApp.default_url=/lab/tree/$(FIRST_NOTEBOOK) $(JUPYTER_ARGS)
 
 # Every stage runs, whatever came before it, and the last line names those that failed.
 RUN_STAGES = failed=; for stage in $(1); do \

@@ -43,7 +43,7 @@ def run_doctor(tmp_path: Path, hidden: str = "", **shims: str) -> tuple[int, dic
         (tmp_path / f"{name}.py").write_text(code)
     path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
     done = subprocess.run(
-        [sys.executable, "-c", "from workshop_lib.doctor import doctor; exit(doctor())"],
+        [sys.executable, "-m", "workshop_lib.cli", "doctor"],
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
