@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up
 # There while an install runs: pip cannot tell a half-written package from a whole one.
 UNFINISHED := $(VENV)/.unfinished
-ENVPOOL := envpool>=1.2,<1.3
+ENVPOOL := envpool>=1.2,<1.2.6
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 FIRST_NOTEBOOK := $(firstword $(wildcard notebooks/00*.ipynb) $(wildcard notebooks/01*.ipynb))
@@ -26,7 +26,7 @@ help:
 	@echo 'make test       set up, then run every check and test'
 	@echo 'make setup      only make .venv and install requirements.lock there'
 	@echo 'make lint       the quick checks of make test: $(LINT_STAGES)'
-	@echo 'make envpool    also install the second simulator (0.7 GB, Python 3.11 and newer)'
+	@echo 'make envpool    also install the second simulator (0.7 GB, Python 3.11 or 3.12)'
 	@echo 'make lock       write requirements.lock anew (UPGRADE=1: with the newest versions)'
 	@echo 'make clean      remove .venv and caches'
 	@echo 'PYTHON=/path/to/python3.11 chooses the Python of a new .venv;'

@@ -19,7 +19,7 @@ BUILDS_ON: dict[str, set[str]] = {
     "nn": set(),
     "media": {"data"},
     "models": {"nn", "data.clip"},
-    "training": {"models", "data"},
+    "training": {"models", "data", "media"},
     "worlds": {"models", "data"},
     "pretrained": {"worlds"},
     "evaluation": {"worlds", "media", "pretrained"},

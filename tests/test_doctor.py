@@ -109,6 +109,15 @@ def test_crashing_parts_do_not_take_the_doctor_along(tmp_path: Path) -> None:
     assert "libfoo is missing" in report["array-record"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no package manager is known")
+def test_missing_system_library_is_named(tmp_path: Path) -> None:
+    missing = "raise OSError('libGL.so.1: cannot open shared object file')"
+    status, report = run_doctor(tmp_path, procgen=missing, envpool=missing)
+    assert status == 1
+    assert "libGL.so.1" in report["simulator"]
+    assert "apt install libgl1" in report["simulator"]
+
+
 def test_torn_sample_data_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sample = tmp_path / "data" / "sample" / "easy"

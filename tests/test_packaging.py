@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from workshop_lib.data import envpool_game
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -110,6 +112,19 @@ def test_lock_satisfies_pyproject_on_every_machine(platform: str, python: str) -
     simulators = {name for name in pins if name in ("procgen", "procgen-mirror", "envpool")}
     assert simulators == SIMULATORS.get((platform, python), set())
     assert ("array-record" in pins) == (platform != "Windows")
+
+
+def test_envpool_range_is_the_same_everywhere() -> None:
+    extra = Requirement(PROJECT["optional-dependencies"]["envpool"][0])
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    in_makefile = makefile.split("ENVPOOL := ")[1].splitlines()[0]
+    in_advice = envpool_game.INSTALL.split('"')[1]
+    assert Requirement(in_makefile).specifier == extra.specifier
+    assert Requirement(in_advice).specifier == extra.specifier
+    # Only where there is no procgen, which pip cannot resolve beside it.
+    for platform, python in product(PLATFORMS, PYTHONS):
+        wanted = python != "3.10" and (platform, python) not in SIMULATORS
+        assert bool(active([extra], platform, python)) == wanted
 
 
 def test_lock_is_portable() -> None:

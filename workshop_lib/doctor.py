@@ -126,8 +126,10 @@ def check_simulator() -> Finding:
     if not broken:
         return Finding("ok", text)
     fix = f"{PYTHON} -m pip install --force-reinstall --no-deps {_package(broken[0])}"
-    if broken[0] == "envpool" and sys.platform == "linux":
-        fix = f"sudo apt install libqt5gui5, or another system's Qt 5; else {fix}"
+    if sys.platform == "linux" and ".so" in probes[broken[0]].text:
+        # procgen brings its Qt, which wants the system's GL and glib; envpool wants a whole Qt 5.
+        libraries = "libqt5gui5" if broken[0] == "envpool" else "libgl1 libglib2.0-0"
+        fix = f"sudo apt install {libraries}   (Debian, Ubuntu; elsewhere: those libraries)"
     # The first is the one that is used.
     return Finding("problem" if next(iter(probes)) in broken else "note", text, fix)
 
@@ -157,7 +159,9 @@ def _simulator_advice() -> str:
         return INSTALL
     if old:
         return "none for Python 3.10 on this machine: use Python 3.11 or 3.12"
-    return f'{PYTHON} -m pip install "envpool>=1.2,<1.3"   (0.7 GB; or: make envpool)'
+    from workshop_lib.data.envpool_game import INSTALL as ENVPOOL
+
+    return f"{PYTHON} -m {ENVPOOL}   (0.7 GB; or: make envpool)"
 
 
 def check_array_record() -> Finding:
