@@ -84,7 +84,7 @@ nbstripout: setup
 	@$(if $(NOTEBOOKS),$(PY) -m nbstripout --verify --keep-id $(NOTEBOOKS),echo 'no notebooks yet')
 
 pytest: setup
-	@$(PY) -m pytest -n 2 $(PYTEST_ARGS)
+	@WORKSHOP_PROFILE=smoke $(PY) -m pytest -n 2 --nbmake --nbmake-timeout=300 $(PYTEST_ARGS)
 
 lock:
 	@python=$$(sh tools/find_python.sh) && \

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Test processes side by side, each with threads for every core, slow each other down many times
+# over: one thread each (and in the processes that they start).
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+import torch
 
 from workshop_lib.data.episodes import Episode
 from workshop_lib.data.game import available_backends
 from workshop_lib.data.sampling import sample
 from workshop_lib.data.splits import split
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "data" / "sample"
 

@@ -96,7 +96,7 @@ def test_imports_point_downward() -> None:
         ("nn/conv.py", "from workshop_lib.data.clip import Clip", "data.clip"),
         ("models/dit.py", "from workshop_lib.data import game", "data.game"),
         ("models/dit.py", "from ..data.game import Game", "data.game"),
-        ("training/fit.py", "from workshop_lib import media", "media"),
+        ("training/fit.py", "from workshop_lib import worlds", "worlds"),
         ("worlds/token.py", "from workshop_lib.cli import main", "cli"),
         ("evaluation/metrics.py", "from workshop_lib.exercises import check", "exercises.check"),
         ("errors.py", "from workshop_lib.data.clip import Clip", "data.clip"),

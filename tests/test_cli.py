@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLE
-from workshop_lib.cli import VERBS, _load
+from workshop_lib.cli import RAW_VERBS, VERBS, _load
 from workshop_lib.media.video import read_video
 
 
@@ -30,15 +30,22 @@ def test_the_overview_lists_every_verb_and_each_exists():
         assert _load(target).__doc__
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - set(RAW_VERBS)))
 def test_help_explains_every_option(verb):
-    run = workshop(verb, "--help")
+    run = workshop(*verb.split(), "--help")
     assert run.returncode == 0, run.stderr
     function = _load(VERBS[verb][0])
     printed = " ".join(run.stdout.split())
     documented = dict(re.findall(r"^ {8}(\w+): (\S+ \S+)", function.__doc__, flags=re.MULTILINE))
     assert set(documented) == set(signature(function).parameters)
     assert all(words in printed for words in documented.values())
+
+
+def test_help_of_training_lists_the_recipes_keys():
+    run = workshop("fit", "--help")
+    assert run.returncode == 0
+    for key in ("--model.dim", "--optim.lr", "--data.path", "--trainer.max_steps", "--ckpt_path"):
+        assert key in run.stdout
 
 
 @pytest.mark.usefixtures("procgen")
@@ -73,6 +80,7 @@ def test_inspect_draws_what_is_recorded(tmp_path):
     ("arguments", "complaint", "status"),
     [
         (["dance"], "no verb 'dance'", 2),
+        (["evaluate"], "say evaluate tokenizer", 2),
         (["sample"], "out", 2),
         (["sample", "x", "--look", "ugly"], "look", 2),
         (["sample", "x", "--colour", "red"], "colour", 2),

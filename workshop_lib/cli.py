@@ -25,8 +25,20 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.data.convert:convert",
         "shards to another format (memmap .npy, .npz)",
     ),
+    "fit": ("workshop_lib.training.run:fit", "train a model by a recipe, e.g. -c tokenizer/tiny"),
+    "validate": ("workshop_lib.training.run:validate", "measure a run on the validation set"),
+    "test": ("workshop_lib.training.run:test", "measure a run on the test set"),
+    "evaluate tokenizer": (
+        "workshop_lib.evaluation.tokenizer:evaluate",
+        "PSNR, SSIM and codebook use on held-out frames, with pictures",
+    ),
+    "export": ("workshop_lib.training.export:export", "a trained run as one safetensors file"),
     "bench": ("workshop_lib.bench:bench", "how fast it is on this machine"),
 }
+
+
+# These parse their own arguments (LightningCLI).
+RAW_VERBS = ("fit", "validate", "test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if arguments and f"{verb} {arguments[0]}" in VERBS:
+        verb = f"{verb} {arguments.pop(0)}"
     if verb not in VERBS:
-        print(f"workshop: no verb {verb!r}; `workshop --help` lists them", file=sys.stderr)
+        longer = [known for known in VERBS if known.startswith(f"{verb} ")]
+        hint = f"say {' or '.join(longer)}" if longer else "`workshop --help` lists them"
+        print(f"workshop: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
     return _run(verb, arguments)
 
@@ -52,11 +68,11 @@ def _run(verb: str, arguments: list[str]) -> int:
 
     function = _load(VERBS[verb][0])
     try:
-        result = auto_cli(
-            function,
-            args=_normalize(arguments, function),
-            prog=f"workshop {verb}",
-        )
+        if verb in RAW_VERBS:
+            result = function(arguments)
+        else:
+            arguments = _normalize(arguments, function)
+            result = auto_cli(function, args=arguments, prog=f"workshop {verb}")
     except WorkshopError as error:
         print(f"workshop {verb}: {error}", file=sys.stderr)
         return 1

@@ -74,7 +74,9 @@ def action_histogram(actions: ArrayLike | Mapping[str, ArrayLike]) -> Figure:
     if not panels:
         raise WorkshopError("nothing to plot: no actions were given")
     shares = {name: _action_shares(values, name) for name, values in panels.items()}
-    with _figure(max(4.5, 2.6 * len(panels) + 1), 4.2, columns=len(panels), sharey=True) as drawn:
+    with figure_with_axes(
+        max(4.5, 2.6 * len(panels) + 1), 4.2, columns=len(panels), sharey=True
+    ) as drawn:
         figure, axes = drawn
         names = [action.name for action in ACTIONS]
         idle = [a.merged == NOTHING and a.index != NOTHING for a in ACTIONS]
@@ -118,7 +120,7 @@ def compare_distributions(
         raise WorkshopError("nothing to plot: no values were given")
     edges = np.histogram_bin_edges(np.concatenate(list(sets.values())), bins).tolist()
     height = 1.1 + 1.5 * len(sets)
-    with _figure(6.5, max(3.0, height), rows=len(sets), sharex=True) as (figure, axes):
+    with figure_with_axes(6.5, max(3.0, height), rows=len(sets), sharex=True) as (figure, axes):
         for i, (name, each) in enumerate(sets.items()):
             axes[i].hist(each, edges, color=PALETTE[i % len(PALETTE)], edgecolor="white", lw=0.5)
             median = float(np.median(each))
@@ -147,7 +149,7 @@ def coverage_plot(
     for name, (x, y) in checked.items():
         if x.shape != y.shape or x.ndim != 1 or x.size == 0:
             raise WorkshopError(f"curve {name!r}: x {x.shape} and y {y.shape} must be (n,), n > 0")
-    with _figure(7, 4) as (figure, axes):
+    with figure_with_axes(7, 4) as (figure, axes):
         ax = axes[0]
         top = max(float(y.max()) for _, y in checked.values())
         ends = [float(y[-1]) for _, y in checked.values()]
@@ -184,7 +186,7 @@ def frame_strip(frames: ArrayLike, actions: ArrayLike, start: int = 0) -> Figure
     indices = _checked_actions(indices, "") if indices.size else indices
     step = 1.75  # one frame and one arrow, in frame widths
     total = (T - 1) * step + 1 + (0.75 if len(indices) == T else 0)
-    with _figure(1.1 * total, 1.1 * (H / W + 0.38)) as (figure, axes):
+    with figure_with_axes(1.1 * total, 1.1 * (H / W + 0.38)) as (figure, axes):
         ax = axes[0]
         ax.axis("off")
         for t, frame in enumerate(frames):
@@ -220,7 +222,7 @@ def _style() -> Any:
 
 
 @contextmanager
-def _figure(
+def figure_with_axes(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple[Figure, Sequence[Axes]]]:
     """A figure of `width` by `height` inches in the style, and its axes as a flat list.

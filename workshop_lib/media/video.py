@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,9 +17,6 @@ from PIL import Image
 
 from workshop_lib.errors import WorkshopError
 from workshop_lib.media.picture import checked_frames, complete_file, enlarge
-
-if TYPE_CHECKING:
-    from IPython.display import Image as NotebookImage
 
 # x264's constant quality: at 14 a 64x64 game frame keeps over 30 dB, which the usual 23 loses.
 QUALITY = 14
@@ -123,7 +122,22 @@ def gif_bytes(frames: ArrayLike, fps: float = 15) -> bytes:
     return buffer.getvalue()
 
 
-def show_gif(frames: ArrayLike, fps: float = 15, width: int | None = None) -> NotebookImage:
+@dataclass(frozen=True)
+class Gif:
+    """A GIF that a notebook shows where it is a cell's result.
+
+    It is shown as HTML: exported notebooks leave out pictures of the type image/gif.
+    """
+
+    data: bytes
+    width: int | None = None
+
+    def _repr_html_(self) -> str:
+        size = "" if self.width is None else f' width="{self.width}"'
+        return f'<img src="data:image/gif;base64,{b64encode(self.data).decode()}"{size}>'
+
+
+def show_gif(frames: ArrayLike, fps: float = 15, width: int | None = None) -> Gif:
     """A GIF for the end of a notebook cell.
 
     frames: uint8 (T, H, W, 3). width: how wide it is shown in pixels; the frames are first
@@ -131,14 +145,12 @@ def show_gif(frames: ArrayLike, fps: float = 15, width: int | None = None) -> No
 
     Raises WorkshopError for wrong frames, fps or width.
     """
-    from IPython.display import Image as NotebookImage
-
     frames = checked_frames(frames)
     if width is not None:
         if width < 1:
             raise WorkshopError(f"width must be 1 pixel or more, got {width}")
         frames = enlarge(frames, max(1, round(width / frames.shape[2])))
-    return NotebookImage(data=gif_bytes(frames, fps), format="gif", width=width)
+    return Gif(gif_bytes(frames, fps), width)
 
 
 def _check_fps(fps: float) -> None:

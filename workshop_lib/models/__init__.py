@@ -1,0 +1,1 @@
+"""The models. Each is a plain nn.Module with a frozen config and `loss(clip) -> (loss, logs)`."""

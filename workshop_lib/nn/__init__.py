@@ -1,0 +1,1 @@
+"""Building blocks that know nothing of games, data or training: tensors in, tensors out."""

@@ -1,0 +1,43 @@
+"""The model of a finished run as one file: `workshop export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.families import config_from_dict, model_classes
+from workshop_lib.models.files import save_model
+
+
+def export(
+    run: str,
+    out: str | None = None,
+    checkpoint: str = "last.ckpt",
+    dtype: str = "float32",
+) -> Path:
+    """Writes a run's averaged weights and config as one safetensors file.
+
+    Args:
+        run: run folder.
+        out: the file; by default model.safetensors in the run folder.
+        checkpoint: which one of the run's checkpoints.
+        dtype: float32, float16 or bfloat16; half the size where quality holds.
+    """
+    folder = Path(run)
+    config_path, path = folder / "config.yaml", folder / "checkpoints" / checkpoint
+    for needed in (config_path, path):
+        if not needed.is_file():
+            raise WorkshopError(f"{needed}: no such file; is {folder} a run folder?")
+    config = yaml.safe_load(config_path.read_text())
+    model_class, config_class = model_classes(config["family"])
+    model = model_class(config_from_dict(config_class, config["model"]))
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "model."
+    model.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+    target = Path(out) if out else folder / "model.safetensors"
+    save_model(model, config["family"], target, {"run": str(folder)}, dtype)
+    print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    return target

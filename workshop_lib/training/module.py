@@ -1,0 +1,76 @@
+"""The one LightningModule: it trains whatever has `loss(clip) -> (loss, logs)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from workshop_lib.data.clip import Clip
+from workshop_lib.training.optim import OptimConfig, learning_rate_factor, make_optimizer
+
+
+class TrainingModule(lightning.LightningModule):
+    """Wraps a model for Lightning's Trainer.
+
+    Args:
+        model: a module with `loss(clip) -> (scalar loss, logs)`, logs being scalars by name.
+        optim: optimizer and schedule; the schedule ends at the trainer's max_steps.
+        compile: run the model through torch.compile (worth it on GPUs).
+    """
+
+    def __init__(
+        self, model: nn.Module, optim: OptimConfig | None = None, compile: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optim = optim or OptimConfig()
+        # `Any`: torch types every attribute of a module as "Tensor or Module".
+        loss: Any = model.loss
+        self._loss = torch.compile(loss) if compile else loss
+
+    def training_step(self, clip: Clip, batch_idx: int) -> Tensor:
+        loss, logs = self._loss(clip)
+        self.log_all("train", {"loss": loss.detach(), **logs}, clip)
+        return loss
+
+    def validation_step(self, clip: Clip, batch_idx: int) -> None:
+        self._evaluate("val", clip)
+
+    def test_step(self, clip: Clip, batch_idx: int) -> None:
+        self._evaluate("test", clip)
+
+    def _evaluate(self, stage: str, clip: Clip) -> None:
+        loss, logs = self._loss(clip)
+        self.log_all(stage, {"loss": loss, **logs}, clip)
+
+    def log_all(self, stage: str, logs: dict[str, Any], clip: Clip) -> None:
+        """Logs as train/NAME (each step) or val/NAME, test/NAME (mean over the set)."""
+        named = {f"{stage}/{name}": value for name, value in logs.items()}
+        self.log_dict(named, batch_size=len(clip), sync_dist=stage != "train")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(self.model, self.optim)
+        factor = learning_rate_factor(self.optim, self.trainer.max_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        limit = gradient_clip_val if gradient_clip_val is not None else self.optim.clip
+        if limit:
+            self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
+
+    def transfer_batch_to_device(
+        self, batch: Clip, device: torch.device, dataloader_idx: int
+    ) -> Clip:
+        return batch.to(device, non_blocking=True)
