@@ -162,7 +162,7 @@ def coverage_plot(
                 name, (right, heights[i]), (8, 0), textcoords="offset points", va="center",
                 color=color, weight="bold", annotation_clip=False,
             )  # fmt: skip
-        ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, right), ylim=(0, top * 1.05))
+        ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, right), ylim=(0, top * 1.1))
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.yaxis.set_major_formatter("{x:,.0f}")
     return figure

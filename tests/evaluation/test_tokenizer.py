@@ -1,0 +1,106 @@
+"""The report on a tokenizer: right on cases whose answer is known."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from tests.conftest import SAMPLE
+from workshop_lib.errors import WorkshopError
+from workshop_lib.evaluation.tokenizer import (
+    bicubic,
+    evaluate,
+    heldout_clips,
+    measure,
+    psnr_per_clip,
+    score,
+    ssim_per_clip,
+)
+from workshop_lib.models.files import save_model
+from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return heldout_clips(SAMPLE / "easy", "test", clips=12, length=4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    return Tokenizer(TokenizerConfig(dim=16, depth=1, latent_dim=16)).eval()
+
+
+class Perfect(Tokenizer):
+    """Remembers what it was given: a tokenizer without loss."""
+
+    def encode(self, frames):
+        self.seen = frames
+        return torch.arange(frames.shape[0] * frames.shape[1] * 64).view(*frames.shape[:2], 8, 8)
+
+    def decode(self, tokens):
+        return self.seen
+
+
+def test_known_errors_give_known_scores():
+    video = torch.zeros(2, 3, 3, 8, 8)
+    noisy = video.clone()
+    noisy[1] += 0.2  # an error of .2 on a range of 2: 20 dB
+    assert psnr_per_clip(noisy, video) == pytest.approx([100.0, 20.0], abs=0.1)
+    picture = torch.rand(1, 2, 3, 64, 64) * 2 - 1
+    assert ssim_per_clip(picture, picture)[0] == pytest.approx(1.0, abs=1e-4)
+    assert ssim_per_clip(-picture, picture)[0] < 0
+
+
+def test_the_interval_is_the_textbook_one():
+    result = score([1.0, 2.0, 3.0, 4.0])
+    assert result.mean == 2.5
+    assert result.interval == pytest.approx(1.96 * math.sqrt(5 / 3) / 2)
+
+
+def test_a_perfect_tokenizer_gets_a_perfect_report(frames):
+    perfect = Perfect(TokenizerConfig(dim=16, depth=1, latent_dim=16))
+    report = measure(perfect, frames)
+    assert report.psnr.mean == pytest.approx(100) and report.ssim.mean == pytest.approx(1, abs=1e-4)
+    assert report.frames == 48 and report.tokens_per_frame == 64
+    assert report.bits_per_frame == 64 * 9
+    assert report.usage == 1.0 and report.perplexity == pytest.approx(512, rel=0.01)
+
+
+def test_controls_are_beaten_in_the_right_order(frames, tokenizer):
+    report = measure(tokenizer, frames)
+    mean, small = report.controls.values()
+    assert report.psnr.mean < 15 < small.mean  # untrained: worse than a tiny picture
+    assert mean.mean < small.mean < 40
+    finer = psnr_per_clip(
+        bicubic(frames[:2].movedim(-1, 2) / 127.5 - 1, 32), frames[:2].movedim(-1, 2) / 127.5 - 1
+    )
+    assert min(finer) > small.mean
+
+
+def test_held_out_clips_are_the_same_every_time(frames):
+    again = heldout_clips(SAMPLE / "easy", "test", clips=12, length=4)
+    assert torch.equal(frames, again)
+    assert not torch.equal(frames, heldout_clips(SAMPLE / "easy", "val", clips=12, length=4))
+
+
+def test_the_command_writes_report_and_pictures(tmp_path, tokenizer, capsys):
+    from PIL import Image
+
+    path = tmp_path / "a.safetensors"
+    save_model(tokenizer, "tokenizer", path, {})
+    report = evaluate(
+        str(path), data=str(SAMPLE / "easy"), clips=8, length=4, out=str(tmp_path / "out")
+    )
+    assert "codes in use" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out/report.json").read_text())
+    assert written["psnr"]["mean"] == report.psnr.mean
+    for name in ("reconstructions", "tokens", "codebook"):
+        picture = Image.open(tmp_path / f"out/{name}.png").convert("RGB")
+        assert len(picture.getcolors(1 << 24)) > 20  # something is drawn
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    with pytest.raises(WorkshopError, match="no such file"):
+        evaluate(str(tmp_path / "nothing.safetensors"))
