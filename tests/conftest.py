@@ -17,7 +17,7 @@ import torch
 from workshop_lib.data.episodes import Episode
 from workshop_lib.data.game import available_backends
 from workshop_lib.data.sampling import sample
-from workshop_lib.data.splits import split
+from workshop_lib.data.splitting import split
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

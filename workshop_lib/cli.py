@@ -15,7 +15,7 @@ from workshop_lib.errors import WorkshopError
 VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("workshop_lib.doctor:doctor", "say what works on this machine, and the fix"),
     "sample": ("workshop_lib.data.sampling:sample", "play the real game and record episodes"),
-    "split": ("workshop_lib.data.splits:split", "train, val and test sets that share no level"),
+    "split": ("workshop_lib.data.splitting:split", "train, val and test sets that share no level"),
     "inspect": ("workshop_lib.inspection:inspect", "say what is in a shard; draw a video or sheet"),
     "import": (
         "workshop_lib.media.footage:import_footage",

@@ -8,7 +8,8 @@ import pytest
 
 from tests.conftest import SAMPLE, numbered_episodes
 from workshop_lib.data.shards import find_shards, open_shard, read_all, read_index
-from workshop_lib.data.splits import SPLITS, check_ranges, load_manifest, split, split_shards
+from workshop_lib.data.splits import SPLITS, check_ranges, load_manifest, split_shards
+from workshop_lib.data.splitting import split
 from workshop_lib.data.writer import ShardWriter
 from workshop_lib.errors import WorkshopError
 

@@ -7,7 +7,8 @@ import pytest
 from tests.conftest import SAMPLE
 from workshop_lib.data.clips import ClipBatches, ClipConfig
 from workshop_lib.data.shards import find_shards, open_shard, read_all
-from workshop_lib.data.splits import load_manifest, split
+from workshop_lib.data.splits import load_manifest
+from workshop_lib.data.splitting import split
 from workshop_lib.errors import WorkshopError
 from workshop_lib.media.footage import import_footage
 from workshop_lib.media.overlay import enlarge

@@ -39,7 +39,7 @@ def test_tokens_and_frames_have_their_places(kind, clip):
     tokens = tokenizer.encode(clip.frames)
     frames_per_grid = tokenizer.config.time_patch
     assert tokens.shape == (2, 1 + 4 // frames_per_grid, 8, 8)
-    assert 0 <= tokens.min() and tokens.max() < tokenizer.num_codes == 512
+    assert tokens.min() >= 0 and tokens.max() < tokenizer.num_codes == 512
     frames = tokenizer.decode(tokens)
     assert frames.shape == clip.frames.shape and frames.dtype == torch.uint8
     assert torch.equal(frames, tokenizer.reconstruct(clip.frames))

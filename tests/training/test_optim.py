@@ -1,5 +1,7 @@
 """Learning rates over time, weight decay and the averaged weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ def rates(total=1000, **options):
 def test_the_rate_climbs_to_one_and_never_jumps(schedule):
     values = rates(schedule=schedule, warmup=50)
     assert values[0] == pytest.approx(1 / 50) and values[49] == 1.0 and max(values) == 1.0
-    steps = [abs(b - a) for a, b in zip(values[49:], values[50:], strict=False)]
+    steps = [abs(b - a) for a, b in pairwise(values[49:])]
     assert max(steps) < 0.01
 
 

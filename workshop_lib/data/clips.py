@@ -66,6 +66,10 @@ class ClipConfig:
                 raise WorkshopError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.clips_per_read <= 0:
             raise WorkshopError(f"clips_per_read must be above 0, got {self.clips_per_read}")
+        if self.batch_size % self.lanes:
+            raise WorkshopError(
+                f"batch_size {self.batch_size} must be a multiple of lanes {self.lanes}"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def plan_epoch(lengths: np.ndarray, config: ClipConfig, epoch: int) -> Plan:
     lengths: int (E,), frames of each episode; those shorter than a clip give none.
     """
     rng = np.random.default_rng([config.seed, epoch if config.shuffle else 0])
-    lanes = _lanes(config)
+    lanes = config.lanes
     starts = np.maximum(lengths - config.length + 1, 0)
     usable = np.flatnonzero(starts)
     if len(usable) == 0:
@@ -107,14 +111,6 @@ def plan_epoch(lengths: np.ndarray, config: ClipConfig, epoch: int) -> Plan:
     return Plan(order[row][shuffled], start[shuffled])
 
 
-def _lanes(config: ClipConfig) -> int:
-    if config.batch_size % config.lanes:
-        raise WorkshopError(
-            f"batch_size {config.batch_size} must be a multiple of lanes {config.lanes}"
-        )
-    return config.lanes
-
-
 class ClipBatches(IterableDataset[Clip]):
     """Batches of clips from shards, from global batch number `start_batch` on: `batches` of them,
     or without end.
@@ -136,7 +132,7 @@ class ClipBatches(IterableDataset[Clip]):
         batches: int | None = None,
     ) -> None:
         super().__init__()
-        if _lanes(config) % world_size or not 0 <= rank < world_size:
+        if config.lanes % world_size or not 0 <= rank < world_size:
             raise WorkshopError(
                 f"lanes {config.lanes} must be a multiple of the {world_size} ranks (rank {rank})"
             )

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from workshop_lib.data.clip import Clip
 from workshop_lib.data.clips import ClipBatches, ClipConfig
-from workshop_lib.data.splits import split_shards
+from workshop_lib.data.splits import load_manifest, split_shards
 
 
 def clip_loader(clips: ClipBatches, workers: int = 0, pin_memory: bool = False) -> DataLoader[Clip]:
@@ -57,6 +57,7 @@ class ClipDataModule(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        load_manifest(path)  # a wrong folder is said before anything starts
         self.path, self.val_batches, self.workers = path, val_batches, workers
         self.config = ClipConfig(
             length=length,

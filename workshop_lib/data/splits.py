@@ -1,97 +1,21 @@
-"""Train, validation and test sets that share no level, and the manifest that says so.
+"""Train, validation and test sets that share no level: reading them, and what they must hold to.
 
 Two frames of one level look alike, so a random split of clips leaks: the model has seen the
-test's walls. We split levels instead: each set owns a range of level seeds.
+test's walls. We split levels instead (splitting.py): each set owns a range of level seeds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shlex
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from workshop_lib import __version__
-from workshop_lib.data.index import ShardIndex
-from workshop_lib.data.sampling import SETTINGS_FILE, parse_levels
-from workshop_lib.data.shards import FORMATS, Shard, find_shards, open_shard, read_index
-from workshop_lib.data.writer import ShardWriter
 from workshop_lib.errors import WorkshopError
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
-Format = Literal["same", "array_record", "npz", "npy"]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One readable episode of a shard: where it is, how long, and which level it plays."""
-
-    shard: Path
-    record: int
-    frames: int
-    level: int
-
-
-def split(
-    source: str,
-    out: str | None = None,
-    val: float = 0.1,
-    test: float = 0.1,
-    ranges: str | None = None,
-    by: Literal["level", "episode"] = "level",
-    frames_per_shard: int = 100_000,
-    format: Format = "same",
-    skip_bad: bool = False,
-) -> dict[str, Any]:
-    """Splits recorded episodes by level into train, val and test, and writes manifest.json.
-
-    Args:
-        source: folder with shards; or one that holds train, val and test folders already (say,
-            sampled from three level ranges): these are checked, and described in a manifest.
-        out: folder for the three sets; not needed if source holds them already.
-        val: share of the levels that goes to val.
-        test: share of the levels that goes to test.
-        ranges: level ranges instead of shares, e.g. train=0:800,val=800:900,test=900:1000.
-        by: level; or episode, for footage whose levels nobody recorded (each its own level).
-        frames_per_shard: size of one file.
-        format: same as the source, array_record, npz or npy.
-        skip_bad: go on past records that cannot be read, and count them.
-    """
-    folder = Path(source)
-    if all((folder / name).is_dir() for name in SPLITS):
-        if out is not None:
-            raise WorkshopError(f"{folder} is split already: leave out --out to check it")
-        return _describe(folder, by, skip_bad)
-    shards = find_shards(folder)
-    if out is None:
-        raise WorkshopError(f"--out is needed: the folder for the three sets made from {folder}")
-    target = Path(out)
-    if any((target / name).exists() for name in (*SPLITS, MANIFEST)):
-        raise WorkshopError(f"{target} holds a split already: delete it or use another folder")
-    pieces = list(_pieces(shards, by, skip_bad))
-    parts = (
-        _parse_ranges(ranges)
-        if ranges is not None
-        else _ranges_by_share(sorted({piece.level for piece in pieces}), val, test)
-    )
-    check_ranges(parts)
-    suffix = _suffix(shards[0]) if format == "same" else FORMATS[format]
-    for name, (start, stop) in parts.items():
-        mine = [piece for piece in pieces if start <= piece.level < stop]
-        if not mine:
-            raise WorkshopError(f"{name} would be empty: no recorded level is in {start}:{stop}")
-        _copy(mine, target / name, suffix, frames_per_shard)
-    settings = folder / SETTINGS_FILE
-    return _describe(target, by, skip_bad=False, parts=parts, settings=settings)
 
 
 def check_ranges(parts: dict[str, tuple[int, int]]) -> None:
@@ -132,7 +56,7 @@ def load_manifest(folder: str | Path, verify: bool = False) -> dict[str, Any]:
     for file, shard in files:
         if not file.is_file() or file.stat().st_size != shard["bytes"]:
             raise WorkshopError(f"{file}: missing, or not {shard['bytes']} bytes as {path} says")
-        if verify and _sha256(file) != shard["sha256"]:
+        if verify and file_sha256(file) != shard["sha256"]:
             raise WorkshopError(f"{file}: its SHA-256 is not the one in {path}; it has changed")
     return manifest
 
@@ -145,179 +69,8 @@ def split_shards(folder: str | Path, name: str) -> list[Path]:
     return [Path(folder) / shard["file"] for shard in manifest["splits"][name]["shards"]]
 
 
-def _pieces(shards: list[Path], by: str, skip_bad: bool) -> Iterator[Piece]:
-    number = 0
-    for path in shards:
-        index = read_index(path, skip_bad=skip_bad)
-        for record, length, seed in zip(
-            index.records, index.lengths, index.level_seeds, strict=True
-        ):
-            if by == "level" and seed is None:
-                raise WorkshopError(
-                    f"{path}, record {record}: nobody recorded its level. `--by episode` splits "
-                    f"by episode instead, which leaks where episodes share a level"
-                )
-            yield Piece(path, record, length, number if by == "episode" else int(seed or 0))
-            number += 1
-
-
-def _ranges_by_share(levels: list[int], val: float, test: float) -> dict[str, tuple[int, int]]:
-    """Contiguous ranges with the given shares of the levels that were really played."""
-    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
-        raise WorkshopError(f"--val {val} and --test {test} must be shares that leave some train")
-    if len(levels) < 3:
-        raise WorkshopError(f"only {len(levels)} levels were played: three sets need 3 at least")
-    train_end = min(max(1, round(len(levels) * (1 - val - test))), len(levels) - 2)
-    val_end = min(max(train_end + 1, round(len(levels) * (1 - test))), len(levels) - 1)
-    a, b, c, d = levels[0], levels[train_end], levels[val_end], levels[-1] + 1
-    return {"train": (a, b), "val": (b, c), "test": (c, d)}
-
-
-def _parse_ranges(text: str) -> dict[str, tuple[int, int]]:
-    """ "train=0:8,val=8:9,test=9:10" to ranges by set."""
-    parts = {}
-    for item in text.split(","):
-        name, _, levels = item.strip().partition("=")
-        if name not in SPLITS:
-            raise WorkshopError(f"bad --ranges part {item!r}: write train=A:B,val=C:D,test=E:F")
-        parts[name] = parse_levels(levels)
-    if set(parts) != set(SPLITS):
-        raise WorkshopError(f"--ranges {text!r} must name train, val and test")
-    return parts
-
-
-def _copy(pieces: list[Piece], folder: Path, suffix: str, frames_per_shard: int) -> None:
-    """Writes the pieces into shards of about `frames_per_shard` frames."""
-    total = sum(piece.frames for piece in pieces)
-    shard_count = max(1, round(total / frames_per_shard))
-    ends = np.cumsum([piece.frames for piece in pieces])
-    which = np.minimum((ends - 1) * shard_count // total, shard_count - 1)
-    opened: dict[Path, Shard] = {}
-    for k in range(shard_count):
-        path = folder / f"{folder.name}-{k:05d}-of-{shard_count:05d}{suffix}"
-        with ShardWriter(path) as writer:
-            for number in np.flatnonzero(which == k):
-                piece = pieces[number]
-                if piece.shard not in opened:
-                    opened[piece.shard] = open_shard(piece.shard)
-                writer.write(opened[piece.shard].read(piece.record))
-    for shard in opened.values():
-        shard.close()
-
-
-def _suffix(path: Path) -> str:
-    return next(suffix for suffix in FORMATS.values() if path.name.endswith(suffix))
-
-
-def _describe(
-    folder: Path,
-    by: str,
-    skip_bad: bool,
-    parts: dict[str, tuple[int, int]] | None = None,
-    settings: Path | None = None,
-) -> dict[str, Any]:
-    """Checks the three sets of a folder and writes its manifest."""
-    shards = {name: find_shards(folder / name) for name in SPLITS}
-    indexes = {
-        name: [read_index(path, skip_bad=skip_bad) for path in paths]
-        for name, paths in shards.items()
-    }
-    seeds = {
-        name: [seed for index in group for seed in index.level_seeds]
-        for name, group in indexes.items()
-    }
-    if by == "level":
-        _check_levels(folder, seeds)
-    if parts is None:
-        parts = _level_ranges(folder, seeds, by)
-        check_ranges(parts)
-    sampled = {
-        name: _sampling_settings(settings or folder / name / SETTINGS_FILE) for name in SPLITS
-    }
-    manifest = {
-        **{key: sampled["train"].get("settings", {}).get(key) for key in ("env", "look", "policy")},
-        "split_by": by,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "library_version": __version__,
-        "splits": {
-            name: {
-                "levels": list(parts[name]),
-                **_counts(indexes[name]),
-                "sampling_command": sampled[name].get("command"),
-                "shards": [
-                    _shard_entry(folder, path, index)
-                    for path, index in zip(shards[name], indexes[name], strict=True)
-                ],
-            }
-            for name in SPLITS
-        },
-    }
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(partial, folder / MANIFEST)
-    return manifest
-
-
-def _check_levels(folder: Path, seeds: dict[str, list[int | None]]) -> None:
-    for position, name in enumerate(SPLITS):
-        if None in seeds[name]:
-            raise WorkshopError(f"{folder / name}: nobody recorded the levels; use --by episode")
-        for other in SPLITS[position + 1 :]:
-            shared = sorted({int(seed or 0) for seed in set(seeds[name]) & set(seeds[other])})
-            if shared:
-                raise WorkshopError(
-                    f"leaking split: {folder / name} and {folder / other} share {len(shared)} "
-                    f"levels, e.g. {shared[0]}. Sample them from disjoint --levels"
-                )
-
-
-def _level_ranges(
-    folder: Path, seeds: dict[str, list[int | None]], by: str
-) -> dict[str, tuple[int, int]]:
-    """Each set's range of levels as it was sampled, else as seen; or of episode numbers."""
-    ends = np.cumsum([len(seeds[name]) for name in SPLITS])
-    parts = {}
-    for name, end in zip(SPLITS, ends.tolist(), strict=True):
-        sampled = _sampling_settings(folder / name / SETTINGS_FILE)
-        if by == "episode":
-            parts[name] = (end - len(seeds[name]), end)
-        elif sampled:
-            start, stop = sampled["settings"]["levels"]
-            parts[name] = (int(start), int(stop))
-        else:
-            known = [int(seed or 0) for seed in seeds[name]]
-            parts[name] = (min(known), max(known) + 1)
-    return parts
-
-
-def _sampling_settings(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _counts(indexes: list[ShardIndex]) -> dict[str, Any]:
-    histogram = np.zeros(max(len(index.action_counts) for index in indexes), dtype=np.int64)
-    for index in indexes:
-        histogram[: len(index.action_counts)] += np.array(index.action_counts, dtype=np.int64)
-    return {
-        "level_count": len({seed for index in indexes for seed in index.level_seeds}),
-        "episodes": sum(len(index.lengths) for index in indexes),
-        "frames": sum(index.frames for index in indexes),
-        "bad_records": sum(len(index.bad) for index in indexes),
-        "action_histogram": histogram.tolist(),
-    }
-
-
-def _shard_entry(folder: Path, path: Path, index: ShardIndex) -> dict[str, Any]:
-    return {
-        "file": path.relative_to(folder).as_posix(),
-        "bytes": index.bytes,
-        "sha256": _sha256(path),
-        "episodes": len(index.lengths),
-        "frames": index.frames,
-    }
-
-
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

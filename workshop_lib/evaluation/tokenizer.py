@@ -155,8 +155,8 @@ def ssim_per_clip(video: Tensor, target: Tensor) -> list[float]:
     """Structural similarity (Wang et al. 2004), each clip's mean over its frames."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    pictures = [(x.flatten(0, 1).clamp(-1, 1) + 1) / 2 for x in (video, target)]
-    values: Any = structural_similarity_index_measure(*pictures, data_range=1.0, reduction="none")
+    a, b = ((x.flatten(0, 1).clamp(-1, 1) + 1) / 2 for x in (video, target))
+    values: Any = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
     return values.unflatten(0, video.shape[:2]).mean(dim=1).tolist()
 
 

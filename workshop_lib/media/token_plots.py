@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +64,35 @@ def codebook_histogram(counts: Sequence[int] | ArrayLike) -> Figure:
         ax.set_title(
             f"{int((array > 0).sum())} of {len(array)} codes are used (dashed: all equally)"
         )
+    return figure
+
+
+def code_cells(
+    panels: Mapping[str, tuple[Callable[[np.ndarray], ArrayLike], ArrayLike | None]],
+    points: ArrayLike | Mapping[str, ArrayLike],
+    limit: float = 2.0,
+) -> Figure:
+    """What quantizers do to the plane: every place has the color of the code it is given.
+
+    panels: by title, a function from places float (n, 2) to their tokens int (n,), and the codes
+        themselves (K, 2), drawn as black dots, or None.
+    points: float (n, 2), drawn over all panels; or those of each panel, by its title.
+    limit: the panels reach from -limit to limit.
+    """
+    side = np.linspace(-limit, limit, 200)
+    places = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
+    with figure_with_axes(3.3 * len(panels), 3.5, columns=len(panels)) as (figure, axes):
+        for ax, (title, (assign, codes)) in zip(axes, panels.items(), strict=True):
+            cells = np.asarray(assign(places)).reshape(200, 200)
+            extent = (-limit, limit, -limit, limit)
+            ax.imshow(_colors(cells), extent=extent, origin="lower", aspect="equal")
+            cloud = np.asarray(points[title] if isinstance(points, Mapping) else points)
+            ax.scatter(cloud[:, 0], cloud[:, 1], s=5, color="#5A6068", lw=0)
+            if codes is not None:
+                x, y = np.asarray(codes).T
+                ax.scatter(x, y, s=34, color="black", edgecolor="white", lw=0.8, zorder=3)
+            ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], title=title)
+            ax.grid(visible=False)
     return figure
 
 

@@ -52,14 +52,16 @@ def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:
 
 def _value(hint: Any, value: Any) -> Any:
     """A plain value as the type that the field has."""
-    choices = [choice for choice in (get_args(hint) or (hint,)) if is_dataclass(choice)]
-    for choice in choices:
-        kind = choice.__dataclass_fields__.get("kind")
-        if len(choices) == 1 or kind.default == value.get("kind"):
-            return config_from_dict(cast(type, choice), value)
+    choices: dict[str, type] = {
+        getattr(choice, "kind", ""): cast(type, choice)
+        for choice in (get_args(hint) or (hint,))
+        if is_dataclass(choice)
+    }
     if choices:
-        kinds = ", ".join(choice.__dataclass_fields__["kind"].default for choice in choices)
-        raise WorkshopError(f"kind {value.get('kind')!r}: choose one of {kinds}")
+        kind = value.get("kind", "") if len(choices) > 1 else next(iter(choices))
+        if kind not in choices:
+            raise WorkshopError(f"kind {kind!r}: choose one of {', '.join(choices)}")
+        return config_from_dict(choices[kind], value)
     return tuple(value) if isinstance(value, list) else value
 
 

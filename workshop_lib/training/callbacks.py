@@ -33,6 +33,18 @@ class AveragedWeights(WeightAveraging):
 
         super().__init__(use_buffers=False, multi_avg_fn=average)
 
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Nothing yet: the last checkpoint, written now, keeps the weights that training goes on
+        with. `teardown` gives the model its averaged ones."""
+
+    def teardown(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        if stage == "fit" and self._average_model is not None:
+            self._copy_average_to_current(pl_module)
+
 
 class StepProgress(Callback):
     """A tqdm bar over training steps, with time left, in a terminal and in a notebook."""

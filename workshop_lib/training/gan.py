@@ -26,7 +26,7 @@ from workshop_lib.training.optim import OptimConfig, learning_rate_factor, make_
 
 @dataclass(frozen=True)
 class GanConfig:
-    """weight: of the discriminator's say in the tokenizer's loss.
+    """weight: of the discriminator's say in the tokenizer's loss. More is sharper, and costs PSNR.
     adaptive: weigh it against the reconstruction: with 0.1 its pull on the decoder's last layer is
         a tenth as long as the reconstruction's, whatever scale both have; else `weight` alone
         counts.
@@ -38,7 +38,7 @@ class GanConfig:
     discriminator: what it looks at, and how large it is.
     """
 
-    weight: float = 0.1
+    weight: float = 0.5
     adaptive: bool = True
     adaptive_limit: float = 1e4
     start_step: int = 1000
@@ -65,7 +65,8 @@ class GanTrainingModule(TrainingModule):
     """A TrainingModule with a discriminator and its optimizer; validation is the same.
 
     A step runs the tokenizer once and uses its reconstruction for both losses, so a codebook
-    learns once. `trainer.global_step` counts the tokenizer's steps only.
+    learns once. `trainer.global_step` counts the tokenizer's steps only. On several GPUs it needs
+    trainer.strategy ddp_find_unused_parameters_true, for neither backward pass reaches all weights.
 
     Args:
         model, optim, compile: as in TrainingModule.
@@ -86,7 +87,7 @@ class GanTrainingModule(TrainingModule):
         self.automatic_optimization = False
         self.gan = gan
         self.discriminator = Discriminator(gan.discriminator)
-        self._forward: Any = torch.compile(model.forward) if compile else model
+        self._forward: Any = torch.compile(model.forward) if compile else model.forward
 
     @property
     def _tokenizer(self) -> Tokenizer:

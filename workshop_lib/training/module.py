@@ -67,8 +67,9 @@ class TrainingModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         limit = gradient_clip_val if gradient_clip_val is not None else self.optim.clip
-        if limit:
-            self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
+        if limit:  # not self.clip_gradients: Lightning has it refuse fused optimizers
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, limit)
 
     def transfer_batch_to_device(
         self, batch: Clip, device: torch.device, dataloader_idx: int

@@ -76,7 +76,12 @@ def run(verb: str, arguments: list[str]) -> int:
     RecipeCLI.family = _family(recipe)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")  # ours serves both
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
+    for message in (
+        ".*LeafSpec.*",
+        "Using ModelCheckpoint with manual",
+        ".*when using .ckpt_path.*",
+    ):  # Lightning's own affair
+        warnings.filterwarnings("ignore", message=message)
     typed, sys.argv = sys.argv, [sys.argv[0], verb, *arguments]
     try:
         RecipeCLI()
@@ -172,7 +177,10 @@ class RecipeCLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate_classes(self.config)
+        try:
+            self.config_init = self.parser.instantiate_classes(self.config)
+        except ValueError as error:
+            raise WorkshopError(_reason(error)) from error
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._training_module()
         precision = _precision(self._get(self.config_init, "trainer")["precision"])
@@ -236,6 +244,13 @@ def _run_name(recipe: Path) -> str:
     if recipe.is_relative_to(CONFIGS):
         return recipe.relative_to(CONFIGS).with_suffix("").as_posix().replace("/", "-")
     return recipe.parent.parent.name if recipe.name == "config.yaml" else recipe.stem
+
+
+def _reason(error: ValueError) -> str:
+    """jsonargparse's report on a choice of configs, cut down to the line on the one meant."""
+    tried = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
+    meant = [line for line in tried if not line.startswith("Expected a ")]
+    return (meant or [" ".join(str(error).split())])[0]
 
 
 def _precision(asked: Any) -> Any:
