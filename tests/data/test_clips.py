@@ -11,7 +11,13 @@ import torch
 
 from tests.conftest import SAMPLE, numbered_episodes
 from workshop_lib.data.clip import Clip
-from workshop_lib.data.clips import UNKNOWN_ACTION, ClipBatches, ClipConfig, plan_epoch
+from workshop_lib.data.clips import (
+    UNKNOWN_ACTION,
+    ClipBatches,
+    ClipConfig,
+    fixed_clips,
+    plan_epoch,
+)
 from workshop_lib.data.datamodule import ClipDataModule, clip_loader
 from workshop_lib.data.episodes import Episode
 from workshop_lib.data.splits import split_shards
@@ -89,6 +95,16 @@ def test_clips_are_shuffled_across_episodes(shards):
     order = [episode for episode, _ in take(ClipBatches(shards, config()), 30)]
     assert np.mean(np.diff(order) == 0) < 0.25
     assert len({e for e in order[:8]}) > 3
+
+
+def test_fixed_clips_never_repeat_and_see_every_episode(shards):
+    for batches in (2, 12):
+        clips = fixed_clips(shards, config(), batches)
+        seen = [origin for clip in clips for origin in origins(clip)]
+        assert len(seen) == len(set(seen)) == batches * 8
+        assert seen == [origin for clip in clips for origin in origins(clip)]
+    usable = {episode for episode, length in enumerate(LENGTHS) if length >= 16}
+    assert len({episode for episode, _ in seen}) > 0.9 * len(usable)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,21 @@ class ClipBatches(IterableDataset[Clip]):
         episode = plan.episode.reshape(per_batch)[first::workers, :, self.rank :: self.world_size]
         start = plan.start.reshape(per_batch)[first::workers, :, self.rank :: self.world_size]
         return [Plan(e.reshape(-1), s.reshape(-1)) for e, s in zip(episode, start, strict=True)]
+
+
+def fixed_clips(
+    shards: list[Path], config: ClipConfig, batches: int, rank: int = 0, world_size: int = 1
+) -> ClipBatches:
+    """The same `batches` batches every time, spread evenly over all episodes: for measuring.
+
+    No clip comes twice unless there are fewer places for clips than clips.
+    """
+    table = EpisodeTable([read_index(path, skip_bad=config.skip_bad) for path in shards])
+    usable = max(1, int((table.lengths >= config.length).sum()))
+    # One epoch must be just long enough: the next one would be the same again.
+    per_read = (batches + 0.5) * config.batch_size / usable
+    config = replace(config, shuffle=False, clips_per_read=per_read)
+    return ClipBatches(shards, config, rank, world_size, batches=batches)
 
 
 class EpisodeTable:

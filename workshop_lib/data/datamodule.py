@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from workshop_lib.data.clip import Clip
-from workshop_lib.data.clips import ClipBatches, ClipConfig
+from workshop_lib.data.clips import ClipBatches, ClipConfig, fixed_clips
 from workshop_lib.data.splits import load_manifest, split_shards
 
 
@@ -75,8 +75,8 @@ class ClipDataModule(lightning.LightningDataModule):
         shards = split_shards(self.path, split)
         if split == "train":
             return ClipBatches(shards, self.config, rank, world_size, start_batch)
-        fixed = replace(self.config, shuffle=False, clips_per_read=1.0, in_memory=True)
-        return ClipBatches(shards, fixed, rank, world_size, batches=self.val_batches)
+        fixed = replace(self.config, in_memory=True)
+        return fixed_clips(shards, fixed, self.val_batches, rank, world_size)
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Endless; resumed training goes on with the batch after the last one trained on."""

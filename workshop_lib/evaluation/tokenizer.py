@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workshop_lib.data.clip import frames_to_video
-from workshop_lib.data.clips import ClipBatches, ClipConfig
+from workshop_lib.data.clips import ClipConfig, fixed_clips
 from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model
@@ -104,10 +104,8 @@ def evaluate(
 
 def heldout_clips(data: str | Path, split: str, clips: int, length: int, seed: int = 0) -> Tensor:
     """uint8 (clips, length, H, W, C), spread evenly over the set's episodes; equal for one seed."""
-    config = ClipConfig(
-        length=length, batch_size=BATCH, clips_per_read=1, seed=seed, shuffle=False, window=1
-    )
-    batches = ClipBatches(split_shards(data, split), config, batches=math.ceil(clips / BATCH))
+    config = ClipConfig(length=length, batch_size=BATCH, seed=seed, window=1)
+    batches = fixed_clips(split_shards(data, split), config, math.ceil(clips / BATCH))
     return torch.cat([clip.frames for clip in batches])[:clips]
 
 
