@@ -95,7 +95,11 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def restart_idle(self, vectors: Tensor) -> None:
-        """Moves every code that was idle for too long onto a random one of vectors (n, D)."""
+        """Moves every code that was idle for too long onto a random one of vectors (n, D).
+
+        Until a vector chooses it, it counts as idle: equal vectors choose one of their codes
+        only, and the others try again in the next step.
+        """
         count, device = len(self.idle), vectors.device
         order = torch.randperm(len(vectors), device=device)
         candidates = vectors[order[torch.arange(count, device=device) % len(vectors)]]
@@ -104,7 +108,6 @@ class Codebook(nn.Module):
         # Without an `if`: asking a GPU whether there are any would make it wait every step.
         dead = self.idle >= (self.config.reset_after or NEVER)
         self.table.copy_(torch.where(dead[:, None], candidates, self.table))
-        self.idle.masked_fill_(dead, 0)
         if self.config.ema:  # a new start has no past
             self.mass.masked_fill_(dead, 0)
             self.total.masked_fill_(dead[:, None], 0)

@@ -53,13 +53,16 @@ class LFQConfig:
     entropy: weight of the entropy loss. diversity: weight, inside it, of the batch's entropy.
     temperature: where the soft sign is undecided; it is 0.98 sure at u = temperature.
     commitment: weight of the pull of vectors to their codes.
+
+    The weights suit a mean squared error of video in [-1, 1]. With diversity 1, or with a much
+    lower temperature, a batch that has collapsed to few codes stays there.
     """
 
     bits: int = 9
-    entropy: float = 0.1
-    diversity: float = 1.0
-    temperature: float = 1.0
-    commitment: float = 0.25
+    entropy: float = 0.005
+    diversity: float = 2.0
+    temperature: float = 0.5
+    commitment: float = 0.02
     kind: Literal["lfq"] = "lfq"
 
     def __post_init__(self) -> None:
