@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workshop_lib.errors import WorkshopError
+from workshop_lib.nn.linear import Linear
 from workshop_lib.nn.rotary import Rotary, rotate
 
 # New keys and values in, those of the visible past and the new ones out: TimeCache.extend.
@@ -39,8 +40,8 @@ class Attention(nn.Module):
         if heads < 1 or dim % heads:
             raise WorkshopError(f"heads: {dim} channels cannot be shared among {heads} heads")
         self.heads, self.head_dim = heads, dim // heads
-        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_qkv = Linear(dim, 3 * dim, bias=False)
+        self.to_out = Linear(dim, dim)
         self.qk_scale = nn.Parameter(torch.ones(2, self.head_dim)) if qk_norm else None
 
     def project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from workshop_lib.errors import WorkshopError
 from workshop_lib.nn.attention import Attention, Extend, TimeAttention
 from workshop_lib.nn.cache import TimeCache, causal_mask
+from workshop_lib.nn.linear import Linear
 from workshop_lib.nn.rotary import Rotary, frequencies, grid_angles, line_angles, rotary
 
 SPACE_BASE = 100.0  # few positions a side, so that slow pairs still tell near from far
@@ -82,8 +83,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.to_hidden = nn.Linear(dim, 2 * hidden)
-        self.to_out = nn.Linear(hidden, dim)
+        self.to_hidden = Linear(dim, 2 * hidden)
+        self.to_out = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

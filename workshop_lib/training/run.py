@@ -32,6 +32,7 @@ from workshop_lib.training.callbacks import (
     StepProgress,
 )
 from workshop_lib.training.gan import GanConfig, GanTrainingModule, check_trainer
+from workshop_lib.training.kinds import settle_kinds
 from workshop_lib.training.module import TrainingModule
 from workshop_lib.training.optim import OptimConfig
 
@@ -71,9 +72,9 @@ def recipes() -> list[str]:
 
 def run(verb: str, arguments: list[str]) -> int:
     """Runs `fit`, `validate` or `test` with the arguments of the command line."""
-    arguments, recipe = _expand(verb, arguments)
-    RecipeCLI.recipe = recipe
-    RecipeCLI.family = _family(recipe)
+    arguments, place = _expand(verb, arguments)
+    RecipeCLI.recipe = Path(arguments[place])
+    arguments[place] = _settle(RecipeCLI.recipe, arguments)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")  # ours serves both
     for message in (
@@ -90,8 +91,11 @@ def run(verb: str, arguments: list[str]) -> int:
     return 0
 
 
-def _expand(verb: str, arguments: list[str]) -> tuple[list[str], Path]:
-    """Short recipe names to paths; a run folder to its config and newest checkpoint."""
+def _expand(verb: str, arguments: list[str]) -> tuple[list[str], int]:
+    """Short recipe names to paths; a run folder to its config and newest checkpoint.
+
+    Returns the arguments and the recipe's place among them.
+    """
     result = list(arguments)
     if result and not result[0].startswith("-"):
         folder = Path(result[0])
@@ -104,25 +108,33 @@ def _expand(verb: str, arguments: list[str]) -> tuple[list[str], Path]:
             if place + 1 == len(result):
                 break
             result[place + 1] = str(recipe_path(result[place + 1]))
-            return result, Path(result[place + 1])
+            return result, place + 1
         if argument.startswith("--config="):
-            path = recipe_path(argument.partition("=")[2])
-            result[place] = f"--config={path}"
-            return result, path
+            result[place : place + 1] = ["-c", str(recipe_path(argument.partition("=")[2]))]
+            return result, place + 1
     if {"-h", "--help"} & set(result):
-        path = recipe_path(recipes()[0])
-        return ["-c", str(path), *result], path
+        return ["-c", str(recipe_path(recipes()[0])), *result], 1
     raise WorkshopError(f"`workshop {verb}` needs -c RECIPE; recipes: {', '.join(recipes())}")
 
 
-def _family(recipe: Path) -> str:
+def _settle(recipe: Path, arguments: list[str]) -> str:
+    """Tells the CLI the family and the kinds of its parts; what to give it as the recipe.
+
+    That is the recipe's path, or where the arguments change a kind, the rest of its text.
+    """
     try:
         content = yaml.safe_load(recipe.read_text())
     except yaml.YAMLError as error:
         raise WorkshopError(f"{recipe}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or "family" not in content:
         raise WorkshopError(f"{recipe}: has no key 'family', e.g. family: tokenizer")
-    return content["family"]
+    RecipeCLI.family = content["family"]
+    RecipeCLI.model_type, RecipeCLI.config_type = model_classes(content["family"])
+    model = content.get("model")
+    if not isinstance(model, dict):
+        model = {}
+    RecipeCLI.kinds, fitting = settle_kinds("model", RecipeCLI.config_type, model, arguments)
+    return str(recipe) if fitting == model else yaml.safe_dump({**content, "model": fitting})
 
 
 class RecipeCLI(LightningCLI):
@@ -130,9 +142,11 @@ class RecipeCLI(LightningCLI):
 
     family: str
     recipe: Path
+    model_type: type[torch.nn.Module]
+    config_type: type
+    kinds: dict[str, type]  # of the model's config: which dataclass a key with a choice is
 
     def __init__(self) -> None:
-        self.model_type, self.config_type = model_classes(self.family)
         super().__init__(
             TrainingModule,
             ClipDataModule,
@@ -155,7 +169,9 @@ class RecipeCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
-        parser.add_class_arguments(self.config_type, "model")
+        parser.add_class_arguments(self.config_type, "model", skip=set(self.kinds))
+        for key, kind in self.kinds.items():
+            parser.add_class_arguments(kind, f"model.{key}")
         parser.add_lightning_class_args(ClipDataModule, "data")
         parser.add_class_arguments(OptimConfig, "optim")
         if self.family == "tokenizer":
