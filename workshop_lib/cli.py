@@ -25,12 +25,20 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.data.convert:convert",
         "shards to another format (memmap .npy, .npz)",
     ),
+    "encode": (
+        "workshop_lib.training.encode:encode",
+        "a dataset's tokens, once, for training on tokens",
+    ),
     "fit": ("workshop_lib.training.run:fit", "train a model by a recipe, e.g. -c tokenizer/tiny"),
     "validate": ("workshop_lib.training.run:validate", "measure a run on the validation set"),
     "test": ("workshop_lib.training.run:test", "measure a run on the test set"),
     "evaluate tokenizer": (
         "workshop_lib.evaluation.tokenizer:evaluate",
         "PSNR, SSIM and codebook use on held-out frames, with pictures",
+    ),
+    "generate": (
+        "workshop_lib.generate:generate",
+        "a world's dream from a prompt and keys, as a video",
     ),
     "export": ("workshop_lib.training.export:export", "a trained run as one safetensors file"),
     "bench": ("workshop_lib.bench:bench", "how fast it is on this machine"),
@@ -39,6 +47,8 @@ VERBS: dict[str, tuple[str, str]] = {
 
 # These parse their own arguments (LightningCLI).
 RAW_VERBS = ("fit", "validate", "test")
+# Three places in a row are easily swapped: here required parameters are options, too.
+NAMED_VERBS = ("encode",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +82,12 @@ def _run(verb: str, arguments: list[str]) -> int:
             result = function(arguments)
         else:
             arguments = _normalize(arguments, function)
-            result = auto_cli(function, args=arguments, prog=f"workshop {verb}")
+            result = auto_cli(
+                function,
+                args=arguments,
+                prog=f"workshop {verb}",
+                as_positional=verb not in NAMED_VERBS,
+            )
     except WorkshopError as error:
         print(f"workshop {verb}: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ import numpy as np
 from workshop_lib.data.actions import ACTIONS, NUM_ACTIONS
 from workshop_lib.data.episodes import Episode
 from workshop_lib.data.index import ShardIndex
-from workshop_lib.data.shards import find_shards, open_shard, read_index
+from workshop_lib.data.shards import find_shards, open_shard, read_episode, read_index
 from workshop_lib.data.splits import MANIFEST, load_manifest
 from workshop_lib.errors import WorkshopError
 
@@ -101,7 +101,7 @@ def _draw(
         frames, labels = _one_frame_each(shards, skip_bad, limit=48)
         write_image(out, contact_sheet(frames, columns=8, labels=labels, scale=min(scale, 3)))
         return
-    chosen = _episode(shards, episode or 0, skip_bad)
+    chosen = read_episode(shards, episode or 0, skip_bad)
     if out.suffix.lower() == ".png":
         labels = [f"{t} {_name(chosen, t)}" for t in range(len(chosen))]
         write_image(out, contact_sheet(chosen.frames, 10, labels, scale=min(scale, 3)))
@@ -118,17 +118,6 @@ def _name(episode: Episode, t: int) -> str:
         return ""
     action = int(episode.actions[t])
     return ACTIONS[action].name if action < NUM_ACTIONS else str(action)
-
-
-def _episode(shards: list[Path], number: int, skip_bad: bool) -> Episode:
-    """Readable episode `number`, counted over all shards."""
-    left = number
-    for path in shards:
-        records = read_index(path, skip_bad=skip_bad).records
-        if 0 <= left < len(records):
-            return open_shard(path).read(records[left])
-        left -= len(records)
-    raise WorkshopError(f"no episode {number} in {shards[0].parent}")
 
 
 def _one_frame_each(shards: list[Path], skip_bad: bool, limit: int) -> tuple[np.ndarray, list[str]]:

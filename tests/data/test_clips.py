@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import SAMPLE, numbered_episodes
+from tests.data.test_shards import with_tokens, write
 from workshop_lib.data.clip import Clip
 from workshop_lib.data.clips import (
     UNKNOWN_ACTION,
@@ -183,6 +184,23 @@ def test_actions_that_nobody_recorded_are_marked(tmp_path):
     assert (clip.actions == UNKNOWN_ACTION).all()
 
 
+def test_tokens_are_those_of_the_frames(tmp_path):
+    episodes = with_tokens(numbered_episodes([40, 25]))
+    for number, episode in enumerate(episodes):
+        write(tmp_path / f"{number}.array_record", [episode])
+    paths = [tmp_path / "0.array_record", tmp_path / "1.array_record"]
+    for clip in islice(iter(ClipBatches(paths, config())), 5):
+        assert clip.tokens.dtype == torch.int64 and clip.tokens.shape == (8, 16, 2, 3)
+        assert torch.equal(clip.tokens[..., 1, 2], clip.frames[:, :, 0, 0, 2].long())
+    write(tmp_path / "2.array_record", numbered_episodes([30]))
+    with pytest.raises(WorkshopError, match=r"token grids .*None.* do not mix"):
+        ClipBatches([*paths, tmp_path / "2.array_record"], config())
+
+
+def test_frames_without_tokens_have_none(shards):
+    assert next(iter(ClipBatches(shards, config()))).tokens is None
+
+
 @pytest.mark.parametrize(
     ("changes", "ranks", "complaint"),
     [
@@ -247,5 +265,12 @@ def test_a_clip_checks_itself():
     assert len(clip[:1]) == 1
     with pytest.raises(ValueError, match="actions"):
         Clip(clip.frames, clip.actions[:, :2], clip.first)
+    tokens = torch.arange(24).view(2, 3, 2, 2)
+    encoded = Clip(clip.frames, clip.actions, clip.first, tokens)
+    assert torch.equal(encoded[1:].tokens, tokens[1:])
+    assert torch.equal(encoded.to("cpu").tokens, tokens) and clip.to("cpu").tokens is None
+    for wrong in (tokens.int(), tokens[:, :2], tokens[..., 0]):
+        with pytest.raises(ValueError, match="tokens"):
+            Clip(clip.frames, clip.actions, clip.first, wrong)
     with pytest.raises(ValueError, match="uint8"):
         Clip(clip.frames.float(), clip.actions, clip.first)

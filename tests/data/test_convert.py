@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.conftest import numbered_episodes
+from tests.data.test_shards import with_tokens, write
 from workshop_lib.data.convert import convert
 from workshop_lib.data.shards import find_shards, open_shard, read_all
 from workshop_lib.errors import WorkshopError
@@ -18,6 +20,13 @@ def test_there_and_back_again(recording, tmp_path):
             for name in ("frames", "actions", "first", "reward"):
                 np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
             assert a.level_seed == b.level_seed
+
+
+def test_tokens_go_along(tmp_path):
+    write(tmp_path / "a.array_record", with_tokens(numbered_episodes([5, 9])))
+    (copy,) = convert(str(tmp_path / "a.array_record"), str(tmp_path / "npy"), to="npy")
+    tokens = open_shard(copy).read(1).tokens
+    np.testing.assert_array_equal(tokens[:, 0, 0], np.arange(9))
 
 
 def test_memmap_frames_open_in_plain_numpy(recording, tmp_path):

@@ -1,6 +1,7 @@
 """Records: ours open in the field's readers, the field's in ours, bad ones are named."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,17 @@ def test_round_trip_keeps_everything():
         np.testing.assert_array_equal(getattr(again, name), getattr(episode, name))
         assert getattr(again, name).dtype == getattr(episode, name).dtype
     assert again.level_seed == episode.level_seed
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint16, 2**16), (np.uint32, 2**18)])
+def test_tokens_come_back(dtype, top):
+    episode = numbered_episodes([5])[0]
+    tokens = np.random.default_rng(0).integers(0, top, (5, 3, 4), dtype=dtype)
+    again = decode_episode(encode_episode(replace(episode, tokens=tokens)), "here")
+    np.testing.assert_array_equal(again.tokens, tokens)
+    assert again.tokens.dtype == dtype
+    np.testing.assert_array_equal(again.frames, episode.frames)
+    assert decode_episode(encode_episode(episode), "here").tokens is None
 
 
 def test_our_records_open_in_a_plain_reader_of_the_field():
@@ -72,6 +84,12 @@ def test_a_record_without_actions_opens():
         ({"actions": np.zeros(3, np.int32)}, "one entry per frame"),
         ({"actions": "none"}, "record 7"),
         ({"level_seed": "five"}, "record 7"),
+        ({"tokens": [1, 2], "token_grid": (8, 8)}, "tokens are a list"),
+        ({"tokens": b"1234", "token_grid": (8, 8)}, "4 bytes of tokens do not fit"),
+        ({"tokens": bytes(T * 128)}, "do not fit token_grid"),
+        ({"tokens": bytes(T * 128), "token_grid": (-8, -8)}, "do not fit token_grid"),
+        ({"tokens": bytes(T * 128), "token_grid": "8x"}, "record 7"),
+        ({"tokens": bytes(T * 128), "token_grid": 8}, "record 7"),
     ],
 )
 def test_a_bad_record_is_named_with_its_fault(changes, complaint):
@@ -94,3 +112,6 @@ def test_an_episode_checks_itself():
             Episode(wrong)
     with pytest.raises(WorkshopError, match="actions"):
         Episode(frames, actions=np.zeros(5, np.int32))
+    for wrong in (np.zeros((4, 2, 2), np.int64), np.zeros((3, 2, 2), np.uint16)):
+        with pytest.raises(WorkshopError, match="tokens"):
+            Episode(frames, tokens=wrong)

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,14 @@ SUFFIXES = [".array_record", ".npz", ".frames.npy"]
 LENGTHS = [3, 160, 1, 47]
 
 
+def with_tokens(episodes, grid=(2, 3)):
+    """Token (0, 0) of every frame says which frame it is."""
+    return [
+        replace(e, tokens=np.arange(len(e), dtype=np.uint16)[:, None, None] + np.zeros(grid, "u2"))
+        for e in episodes
+    ]
+
+
 def write(path, episodes):
     with ShardWriter(path) as writer:
         for episode in episodes:
@@ -27,14 +36,16 @@ def write(path, episodes):
 
 
 def same(a, b):
-    for name in ("frames", "actions", "first", "reward"):
+    for name in ("frames", "actions", "first", "reward", "tokens"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     return a.level_seed == b.level_seed
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_round_trip(tmp_path, suffix):
+@pytest.mark.parametrize("tokens", [False, True])
+def test_round_trip(tmp_path, suffix, tokens):
     episodes = numbered_episodes(LENGTHS)
+    episodes = with_tokens(episodes) if tokens else episodes
     shard = open_shard(write(tmp_path / f"a{suffix}", episodes))
     assert len(shard) == len(episodes)
     for index in (2, 0, 3, 1):  # random access
@@ -121,6 +132,18 @@ def test_an_episode_of_another_size_is_refused(tmp_path):
     with pytest.raises(WorkshopError, match="record 1"), ShardWriter(tmp_path / "a.npz") as writer:
         writer.write(numbered_episodes([3], size=8)[0])
         writer.write(numbered_episodes([3], size=16)[0])
+
+
+def test_episodes_with_and_without_tokens_do_not_mix(tmp_path):
+    encoded, plain = with_tokens(numbered_episodes([3]))[0], numbered_episodes([3])[0]
+    other = with_tokens([plain], grid=(4, 4))[0]
+    for pair in ([encoded, plain], [plain, encoded], [encoded, other]):
+        with pytest.raises(WorkshopError, match="record 1: token grid"):
+            write(tmp_path / "a.npz", pair)
+    write(tmp_path / "a.npz", [encoded])
+    assert read_index(tmp_path / "a.npz").token_grid == [2, 3]
+    (tmp_path / "a.npz.index.json").unlink()
+    assert read_index(tmp_path / "a.npz").token_grid == [2, 3]
 
 
 def records_with_bad_ones(path):

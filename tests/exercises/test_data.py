@@ -7,21 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.exercises.planting import (
+    Mistake,
+    assert_recognized,
+    assert_solution_is_right,
+    planter,
+)
 from workshop_lib import exercises as ex
 from workshop_lib.data.policies import make_policy
 
-# (exercise, what its message must say, a wrong attempt)
-MISTAKES: list[tuple[str, str, Any]] = []
-
-
-def mistake(exercise: str, says: str) -> Any:
-    """Plants a wrong attempt."""
-
-    def plant(attempt: Any) -> Any:
-        MISTAKES.append((exercise, says, attempt))
-        return attempt
-
-    return plant
+MISTAKES: list[Mistake] = []
+mistake = planter(MISTAKES)
 
 
 @mistake("align", "(10, 8, 20) has the action of one frame too late")
@@ -195,22 +191,14 @@ def out_of_range(last, rng):
     return rng.integers(0, 16, last.shape)
 
 
-@pytest.mark.parametrize(
-    ("name", "says", "attempt"), MISTAKES, ids=lambda x: getattr(x, "__name__", "")
-)
-def test_planted_mistake(name: str, says: str, attempt: Any, capsys: Any) -> None:
-    exercise = getattr(ex, name)
-    assert exercise.check(attempt) is exercise.reference
-    said = capsys.readouterr().out
-    assert said.startswith("Not right yet.") and says in said
+@pytest.mark.parametrize("planted", MISTAKES, ids=lambda planted: planted[2].__name__)
+def test_planted_mistake(planted: Mistake, capsys: Any) -> None:
+    assert_recognized(planted, capsys)
 
 
 @pytest.mark.parametrize("name", ["align", "clip_starts", "policy", "split_levels"])
 def test_solution_is_right(name: str, capsys: Any) -> None:
-    exercise = getattr(ex, name)
-    assert exercise.check(exercise.reference) is exercise.reference
-    assert capsys.readouterr().out.startswith("Right!")
-    assert len({says for other, says, _ in MISTAKES if other == name}) >= 3
+    assert_solution_is_right(name, MISTAKES, capsys)
 
 
 def align_with_zip(frames, actions):

@@ -9,23 +9,19 @@ import pytest
 import torch
 from einops import rearrange
 
+from tests.exercises.planting import (
+    Mistake,
+    assert_recognized,
+    assert_solution_is_right,
+    planter,
+)
 from workshop_lib import exercises as ex
 from workshop_lib.data.clip import frames_to_video
 from workshop_lib.models import tokenizer
 from workshop_lib.nn import quantizers
 
-# (exercise, what its message must say, a wrong attempt)
-MISTAKES: list[tuple[str, str, Any]] = []
-
-
-def mistake(exercise: str, says: str) -> Any:
-    """Plants a wrong attempt."""
-
-    def plant(attempt: Any) -> Any:
-        MISTAKES.append((exercise, says, attempt))
-        return attempt
-
-    return plant
+MISTAKES: list[Mistake] = []
+mistake = planter(MISTAKES)
 
 
 @mistake("patchify", "cuts every frame into strips")
@@ -195,22 +191,14 @@ def peak_of_one(frames, target):
     return 10 * torch.log10(1 / error)
 
 
-@pytest.mark.parametrize(
-    ("name", "says", "attempt"), MISTAKES, ids=lambda x: getattr(x, "__name__", "")
-)
-def test_planted_mistake(name: str, says: str, attempt: Any, capsys: Any) -> None:
-    exercise = getattr(ex, name)
-    assert exercise.check(attempt) is exercise.reference
-    said = capsys.readouterr().out
-    assert said.startswith("Not right yet.") and says in said
+@pytest.mark.parametrize("planted", MISTAKES, ids=lambda planted: planted[2].__name__)
+def test_planted_mistake(planted: Mistake, capsys: Any) -> None:
+    assert_recognized(planted, capsys)
 
 
 @pytest.mark.parametrize("name", ["patchify", "nearest_code", "straight_through", "fsq", "psnr"])
 def test_solution_is_right(name: str, capsys: Any) -> None:
-    exercise = getattr(ex, name)
-    assert exercise.check(exercise.reference) is exercise.reference
-    assert capsys.readouterr().out.startswith("Right!")
-    assert len({says for other, says, _ in MISTAKES if other == name}) >= 3
+    assert_solution_is_right(name, MISTAKES, capsys)
 
 
 def patchify_by_einops(frames, size):

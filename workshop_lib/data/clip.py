@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ class Clip:
     frames: uint8 (B, T, H, W, C), 0 to 255.
     actions: int64 (B, T). `actions[:, t]` was pressed AFTER seeing frame t and led to frame t+1.
     first: bool (B, T). True where frame t begins an episode (nothing came before it).
+    tokens: int64 (B, T, h, w), the frames as a tokenizer's codes, or None. Only datasets that
+        `workshop encode` wrote have them.
 
     A clip never crosses the end of an episode.
     """
@@ -22,6 +25,7 @@ class Clip:
     frames: Tensor
     actions: Tensor
     first: Tensor
+    tokens: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.dtype != torch.uint8:
@@ -39,6 +43,14 @@ class Clip:
                     f"{name} must be {dtype} (B, T) = {batch_time}, got {value.dtype} "
                     f"{tuple(value.shape)}"
                 )
+        tokens = self.tokens
+        if tokens is not None and (
+            tokens.ndim != 4 or tokens.shape[:2] != batch_time or tokens.dtype != torch.int64
+        ):
+            raise ValueError(
+                f"tokens must be int64 (B, T, h, w) with (B, T) = {batch_time}, got "
+                f"{tokens.dtype} {tuple(tokens.shape)}"
+            )
 
     @property
     def video(self) -> Tensor:
@@ -47,23 +59,26 @@ class Clip:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
         """The same clip on another device; frames stay uint8 (4 times less to move)."""
-        return Clip(
-            self.frames.to(device, non_blocking=non_blocking),
-            self.actions.to(device, non_blocking=non_blocking),
-            self.first.to(device, non_blocking=non_blocking),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Clip:
         """The same clip in page-locked memory, for fast copies to a GPU."""
-        return Clip(self.frames.pin_memory(), self.actions.pin_memory(), self.first.pin_memory())
+        return self._each(lambda tensor: tensor.pin_memory())
 
     def __len__(self) -> int:
         return self.frames.shape[0]
 
     def __getitem__(self, index: slice) -> Clip:
         """A part of the batch: `clip[:4]`."""
-        return replace(
-            self, frames=self.frames[index], actions=self.actions[index], first=self.first[index]
+        return self._each(lambda tensor: tensor[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Clip:
+        """The clip whose every tensor is changed in the same way."""
+        return Clip(
+            change(self.frames),
+            change(self.actions),
+            change(self.first),
+            None if self.tokens is None else change(self.tokens),
         )
 
 

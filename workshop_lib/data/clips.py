@@ -143,6 +143,12 @@ class ClipBatches(IterableDataset[Clip]):
         sizes = {(index.height, index.width) for index in self.indexes}
         if len(sizes) > 1:
             raise WorkshopError(f"shards with frames of different sizes {sizes} do not mix")
+        grids = [index.token_grid for index in self.indexes]
+        if any(grid != grids[0] for grid in grids):
+            raise WorkshopError(
+                f"{self.shards[0].parent}: shards with token grids {grids} do not mix; "
+                f"`workshop encode` the whole folder with one tokenizer"
+            )
         self.table = EpisodeTable(self.indexes)
         self.batches_per_epoch = self._plan(0).episode.size // config.batch_size
 
@@ -257,13 +263,18 @@ class EpisodeCache:
 def make_clip(parts: list[tuple[Episode, int]], length: int) -> Clip:
     """A Clip of `length` frames from each (episode, start).
 
-    Actions that nobody recorded are -1: a model that needs them fails at once.
+    Actions that nobody recorded are -1: a model that needs them fails at once. Tokens are None
+    where the episodes have none.
     """
     shape = (len(parts), length, *parts[0][0].frames.shape[1:])
     frames = torch.empty(shape, dtype=torch.uint8)
     actions = torch.full(shape[:2], UNKNOWN_ACTION, dtype=torch.int64)
     first = torch.zeros(shape[:2], dtype=torch.bool)
     frames_array, actions_array, first_array = frames.numpy(), actions.numpy(), first.numpy()
+    encoded = parts[0][0].tokens
+    tokens = None
+    if encoded is not None:
+        tokens = torch.empty(*shape[:2], *encoded.shape[1:], dtype=torch.int64)
     for b, (episode, start) in enumerate(parts):
         part = slice(start, start + length)
         frames_array[b] = episode.frames[part]
@@ -271,4 +282,6 @@ def make_clip(parts: list[tuple[Episode, int]], length: int) -> Clip:
             actions_array[b] = episode.actions[part]
         if episode.first is not None:
             first_array[b] = episode.first[part]
-    return Clip(frames, actions, first)
+        if tokens is not None and episode.tokens is not None:
+            tokens.numpy()[b] = episode.tokens[part]
+    return Clip(frames, actions, first, tokens)

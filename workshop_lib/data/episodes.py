@@ -2,7 +2,9 @@
 
 The record layout is the one that jasmine's and the p-doom/coinrun-dataset's readers expect: a
 pickled dictionary with `raw_video` (uint8 bytes, T*H*W*C), `sequence_length` and `actions` (int32
-(T,)). We add `height`, `width`, `first`, `reward` and `level_seed`, and read records without them.
+(T,)). We add `height`, `width`, `first`, `reward`, `level_seed` and, where `workshop encode` wrote
+them, `tokens` (little-endian uint16 or uint32 bytes, T*h*w) with `token_grid` (h, w); we read
+records without them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from workshop_lib.data import safe_pickle
 from workshop_lib.errors import WorkshopError
 
 CHANNELS = 3
+TOKEN_DTYPES = (np.uint16, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Episode:
     first: bool (T,), True at frame 0 if the level began there, False if this is a later stretch.
     reward: float32 (T,), what `actions[t]` earned; None if unknown.
     level_seed: which level; None if unknown.
+    tokens: uint16 or uint32 (T, h, w), the frames as a tokenizer's codes; None if not encoded.
     """
 
     frames: np.ndarray
@@ -37,6 +41,7 @@ class Episode:
     first: np.ndarray | None = None
     reward: np.ndarray | None = None
     level_seed: int | None = None
+    tokens: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames
@@ -52,6 +57,14 @@ class Episode:
                 raise WorkshopError(
                     f"{name} must have one entry per frame, ({len(frames)},), got {value.shape}"
                 )
+        tokens = self.tokens
+        if tokens is not None and not (
+            tokens.ndim == 3 and len(tokens) == len(frames) and tokens.dtype in TOKEN_DTYPES
+        ):
+            raise WorkshopError(
+                f"tokens must be uint16 or uint32 (T, h, w), T = {len(frames)}, got "
+                f"{tokens.dtype} {tokens.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -74,6 +87,10 @@ def encode_episode(episode: Episode) -> bytes:
         record["reward"] = episode.reward.astype(np.float32)
     if episode.level_seed is not None:
         record["level_seed"] = int(episode.level_seed)
+    if episode.tokens is not None:
+        little_endian = episode.tokens.dtype.newbyteorder("<")
+        record["tokens"] = episode.tokens.astype(little_endian).tobytes()
+        record["token_grid"] = episode.tokens.shape[1:]
     return pickle.dumps(record, protocol=4)
 
 
@@ -101,6 +118,7 @@ def decode_episode(data: bytes, where: str) -> Episode:
             first=_column(record, "first", np.bool_),
             reward=_column(record, "reward", np.float32),
             level_seed=None if record.get("level_seed") is None else int(record["level_seed"]),
+            tokens=_tokens(record, len(frames)),
         )
     except (WorkshopError, TypeError, ValueError) as error:
         raise WorkshopError(f"{where}: {error}") from error
@@ -128,3 +146,18 @@ def _frames(record: dict[str, Any], where: str) -> np.ndarray:
 
 def _column(record: dict[str, Any], key: str, dtype: type) -> np.ndarray | None:
     return None if record.get(key) is None else np.asarray(record[key]).astype(dtype)
+
+
+def _tokens(record: dict[str, Any], length: int) -> np.ndarray | None:
+    """The record's tokens; how many bytes there are says which integers they are."""
+    raw = record.get("tokens")
+    if raw is None:
+        return None
+    if not isinstance(raw, (bytes, bytearray)):
+        raise WorkshopError(f"tokens are a {type(raw).__name__}, not bytes")
+    shape = (length, *(int(side) for side in record.get("token_grid", ())))
+    for code in ("<u2", "<u4"):
+        if len(shape) == 3 and min(shape) > 0 and len(raw) == math.prod(shape) * int(code[-1]):
+            native = np.dtype(code).newbyteorder("=")
+            return np.frombuffer(raw, code).astype(native, copy=False).reshape(shape)
+    raise WorkshopError(f"{len(raw)} bytes of tokens do not fit token_grid {shape[1:]}")

@@ -25,6 +25,7 @@ class ShardIndex:
         known.
     action_counts: how often each action was pressed.
     episode_starts: how many of the episodes begin at their level's start.
+    token_grid: [h, w], tokens down and across each frame; None where frames are not encoded.
     bad: numbers of the records that cannot be read.
     """
 
@@ -39,6 +40,7 @@ class ShardIndex:
     episode_starts: int
     reward_sum: float
     bad: list[int] = field(default_factory=list)
+    token_grid: list[int] | None = None
     version: int = VERSION
 
     @property
@@ -57,17 +59,25 @@ class IndexBuilder:
         self._seeds: list[int | None] = []
         self._counts = np.zeros(0, dtype=np.int64)
         self._size: tuple[int, ...] | None = None
+        self._grid: tuple[int, ...] | None = None
         self._starts, self._reward = 0, 0.0
 
     def add(self, number: int, episode: Episode) -> None:
         """Takes in record `number`.
 
-        Raises WorkshopError if its frames have another size than those before.
+        Raises WorkshopError if its frames or its grid of tokens have another size than those
+        before.
         """
         size = episode.frames.shape[1:3]
         if self._size not in (None, size):
             raise WorkshopError(
                 f"{self.path}, record {number}: {size} frames among {self._size} ones"
+            )
+        grid = None if episode.tokens is None else episode.tokens.shape[1:]
+        if self._size is not None and grid != self._grid:
+            raise WorkshopError(
+                f"{self.path}, record {number}: token grid {grid} among {self._grid}; encode all "
+                f"episodes with one tokenizer"
             )
         if episode.actions is not None:
             if episode.actions.min() < 0 or episode.actions.max() > 10_000:
@@ -78,7 +88,7 @@ class IndexBuilder:
             counts = np.bincount(episode.actions, minlength=len(self._counts))
             counts[: len(self._counts)] += self._counts
             self._counts = counts
-        self._size = size
+        self._size, self._grid = size, grid
         self._records.append(number)
         self._lengths.append(len(episode))
         self._seeds.append(episode.level_seed)
@@ -100,6 +110,7 @@ class IndexBuilder:
             episode_starts=self._starts,
             reward_sum=self._reward,
             bad=self.bad,
+            token_grid=None if self._grid is None else list(self._grid),
         )
 
 

@@ -177,6 +177,8 @@ class ColumnShard:
         for key in ("actions", "first", "reward"):
             if key in columns and columns[key].shape != (len(frames),):
                 raise WorkshopError(f"{path}: {key} must have one entry for each frame")
+        if "tokens" in columns and len(columns["tokens"]) != len(frames):
+            raise WorkshopError(f"{path}: tokens must have one grid for each frame")
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -188,7 +190,7 @@ class ColumnShard:
         seed = None if seeds is None or seeds[index] < 0 else int(seeds[index])
         columns = {
             key: self._columns[key][part]
-            for key in ("actions", "first", "reward")
+            for key in ("actions", "first", "reward", "tokens")
             if key in self._columns
         }
         return Episode(frames=self._frames[part], level_seed=seed, **columns)
@@ -262,3 +264,21 @@ def read_all(shard: Shard) -> Iterator[Episode]:
     """The episodes of a shard in order."""
     for index in range(len(shard)):
         yield shard.read(index)
+
+
+def read_episode(shards: list[Path], number: int, skip_bad: bool = False) -> Episode:
+    """Readable episode `number`, counted over all shards from 0.
+
+    Raises WorkshopError if there are not so many.
+    """
+    left = number
+    for path in shards:
+        records = read_index(path, skip_bad=skip_bad).records
+        if 0 <= left < len(records):
+            shard = open_shard(path)
+            try:
+                return shard.read(records[left])
+            finally:
+                shard.close()
+        left -= len(records)
+    raise WorkshopError(f"no episode {number} in {shards[0].parent}")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workshop_lib import __version__
+from workshop_lib.data.encoded import ENCODING_FILE, KEY
 from workshop_lib.data.index import ShardIndex
 from workshop_lib.data.sampling import SETTINGS_FILE, parse_levels
 from workshop_lib.data.shards import FORMATS, Shard, find_shards, open_shard, read_index
@@ -77,7 +78,7 @@ def split(
         else _ranges_by_share(sorted({piece.level for piece in pieces}), val, test)
     )
     check_ranges(parts)
-    suffix = _suffix(shards[0]) if format == "same" else FORMATS[format]
+    suffix = shard_suffix(shards[0]) if format == "same" else FORMATS[format]
     for name, (start, stop) in parts.items():
         mine = [piece for piece in pieces if start <= piece.level < stop]
         if not mine:
@@ -147,7 +148,8 @@ def _copy(pieces: list[Piece], folder: Path, suffix: str, frames_per_shard: int)
         shard.close()
 
 
-def _suffix(path: Path) -> str:
+def shard_suffix(path: Path) -> str:
+    """The part of a shard's name that says its format."""
     return next(suffix for suffix in FORMATS.values() if path.name.endswith(suffix))
 
 
@@ -173,11 +175,11 @@ def _describe(
     if parts is None:
         parts = _level_ranges(folder, seeds, by)
         check_ranges(parts)
-    sampled = {
-        name: _sampling_settings(settings or folder / name / SETTINGS_FILE) for name in SPLITS
-    }
+    encoded = _json_file(folder / ENCODING_FILE)  # by `workshop encode`
+    sampled = {name: _json_file(settings or folder / name / SETTINGS_FILE) for name in SPLITS}
     manifest = {
         **{key: sampled["train"].get("settings", {}).get(key) for key in ("env", "look", "policy")},
+        **{key: value for key, value in encoded.items() if key == KEY},
         "split_by": by,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "library_version": __version__,
@@ -187,17 +189,22 @@ def _describe(
                 **_counts(indexes[name]),
                 "sampling_command": sampled[name].get("command"),
                 "shards": [
-                    _shard_entry(folder, path, index)
+                    shard_entry(folder, path, index)
                     for path, index in zip(shards[name], indexes[name], strict=True)
                 ],
             }
             for name in SPLITS
         },
     }
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes manifest.json, whole or not at all."""
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=2) + "\n")
     os.replace(partial, folder / MANIFEST)
-    return manifest
 
 
 def _check_levels(folder: Path, seeds: dict[str, list[int | None]]) -> None:
@@ -220,7 +227,7 @@ def _level_ranges(
     ends = np.cumsum([len(seeds[name]) for name in SPLITS])
     parts = {}
     for name, end in zip(SPLITS, ends.tolist(), strict=True):
-        sampled = _sampling_settings(folder / name / SETTINGS_FILE)
+        sampled = _json_file(folder / name / SETTINGS_FILE)
         if by == "episode":
             parts[name] = (end - len(seeds[name]), end)
         elif sampled:
@@ -232,7 +239,7 @@ def _level_ranges(
     return parts
 
 
-def _sampling_settings(path: Path) -> dict[str, Any]:
+def _json_file(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -249,7 +256,8 @@ def _counts(indexes: list[ShardIndex]) -> dict[str, Any]:
     }
 
 
-def _shard_entry(folder: Path, path: Path, index: ShardIndex) -> dict[str, Any]:
+def shard_entry(folder: Path, path: Path, index: ShardIndex) -> dict[str, Any]:
+    """What a manifest in `folder` says of the shard at `path`."""
     return {
         "file": path.relative_to(folder).as_posix(),
         "bytes": index.bytes,

@@ -119,7 +119,7 @@ def _columns(episodes: list[Episode], path: Path) -> dict[str, np.ndarray]:
         "lengths": np.array([len(episode) for episode in episodes], dtype=np.int64),
         "level_seeds": np.array(seeds, dtype=np.int64),
     }
-    for key in ("actions", "first", "reward"):
+    for key in ("actions", "first", "reward", "tokens"):
         values = [getattr(episode, key) for episode in episodes]
         if all(value is not None for value in values):
             columns[key] = np.concatenate(values)

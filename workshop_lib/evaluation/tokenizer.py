@@ -6,9 +6,8 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,22 +16,12 @@ from workshop_lib.data.clip import frames_to_video
 from workshop_lib.data.clips import ClipConfig, fixed_clips
 from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
+from workshop_lib.evaluation.metrics import Score, psnr_per_clip, score, ssim_per_clip
 from workshop_lib.models.files import load_model
 from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.nn.codebook import CodebookUse
 
 BATCH = 8
-
-
-@dataclass(frozen=True)
-class Score:
-    """The mean of a quantity over clips, and half the width of its 95% confidence interval."""
-
-    mean: float
-    interval: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.interval:.2f}"
 
 
 @dataclass(frozen=True)
@@ -86,14 +75,15 @@ def evaluate(
         data: a split folder.
         split: which of its sets.
         clips: how many clips are measured.
-        length: frames in a clip.
+        length: frames in a clip; at most so many, where the tokenizer shrinks time.
         seed: of the choice of clips.
         out: folder for report.json, reconstructions.png, tokens.png and codebook.png.
     """
     tokenizer = load_model(model)
     if not isinstance(tokenizer, Tokenizer):
         raise WorkshopError(f"{model}: holds a {type(tokenizer).__name__}, not a tokenizer")
-    frames = heldout_clips(data, split, clips, length, seed)
+    time_patch = tokenizer.config.time_patch  # it takes 1 + a multiple of that
+    frames = heldout_clips(data, split, clips, length - (length - 1) % time_patch, seed)
     report = measure(tokenizer, frames)
     print(report.table())
     if out is not None:
@@ -143,34 +133,12 @@ def measure(tokenizer: Tokenizer, frames: Tensor) -> TokenizerReport:
     )
 
 
-def psnr_per_clip(video: Tensor, target: Tensor) -> list[float]:
-    """dB, each clip's mean over its frames; both float (B, T, C, H, W) in [-1, 1]."""
-    error = (video.clamp(-1, 1) - target).square().mean(dim=(-3, -2, -1))
-    return (10 * torch.log10(4 / error.clamp_min(1e-10))).mean(dim=1).tolist()
-
-
-def ssim_per_clip(video: Tensor, target: Tensor) -> list[float]:
-    """Structural similarity (Wang et al. 2004), each clip's mean over its frames."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    a, b = ((x.flatten(0, 1).clamp(-1, 1) + 1) / 2 for x in (video, target))
-    values: Any = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-    return values.unflatten(0, video.shape[:2]).mean(dim=1).tolist()
-
-
 def bicubic(video: Tensor, side: int) -> Tensor:
     """Shrinks float (B, T, C, H, W) to side x side pixels and enlarges it again."""
     frames = video.flatten(0, 1)
     small = F.interpolate(frames, size=(side, side), mode="bicubic", antialias=True)
     large = F.interpolate(small, size=frames.shape[-2:], mode="bicubic")
     return large.unflatten(0, video.shape[:2])
-
-
-def score(values: list[float]) -> Score:
-    """Mean and half a 95% interval, by the normal approximation over independent clips."""
-    array = np.array(values)
-    spread = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else float("nan")
-    return Score(float(array.mean()), float(1.96 * spread))
 
 
 def write_report(

@@ -1,7 +1,7 @@
 """The notebooks' exercises: `from workshop_lib import exercises as ex`, then `ex.NAME.check(mine)`.
 
-One module per notebook, which lists its exercises in EXERCISES; they are found here by the names
-of their reference functions. A new module needs no other line anywhere.
+One or two modules per notebook, which list their exercises in EXERCISES; they are found here by the
+names of their reference functions. A new module needs no other line anywhere.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from workshop_lib.errors import WorkshopError
 
 # family: (module, model class, config class); imported when asked for
 FAMILIES: dict[str, tuple[str, str, str]] = {
+    "dynamics": ("workshop_lib.models.dynamics", "Dynamics", "DynamicsConfig"),
     "tokenizer": ("workshop_lib.models.tokenizer", "Tokenizer", "TokenizerConfig"),
+    "next_frame": ("workshop_lib.models.next_frame", "NextFrame", "NextFrameConfig"),
 }
 
 

@@ -43,8 +43,8 @@ def save_model(
     partial.replace(path)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The model in a file that `save_model` wrote, in float32 and in evaluation mode.
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What stands beside the weights: family, config (as JSON), library_version, and the notes.
 
     Raises WorkshopError naming the file if it is missing, torn, or holds something else.
     """
@@ -54,11 +54,21 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise WorkshopError(f"{path}: not a whole safetensors file ({error})") from error
     if metadata.get("format") != FORMAT:
         raise WorkshopError(f"{path}: holds no model of this library (no {FORMAT!r} in its header)")
+    return metadata
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The model in a file that `save_model` wrote, in float32 and in evaluation mode.
+
+    Raises WorkshopError naming the file if it is missing, torn, or holds something else.
+    """
+    metadata = read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     model_class, config_class = model_classes(metadata["family"])
     model = model_class(config_from_dict(config_class, json.loads(metadata["config"])))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

@@ -21,6 +21,19 @@ def causal_mask(frames: int, past: int, window: int, device: torch.device | None
     return (key <= query) & (key > query - window)
 
 
+def draft_mask(frames: int, window: int, device: torch.device | None = None) -> Tensor:
+    """bool (2 T, 2 T): which of T settled frames and T drafts each of them may look at.
+
+    Draft t stands for the frame after settled frame t, so it sees up to window - 1 settled
+    frames, t the last, and itself; no settled frame sees a draft.
+    """
+    settled = causal_mask(frames, 0, window, device)
+    before_draft = causal_mask(frames, 0, window - 1, device)
+    itself = torch.eye(frames, dtype=torch.bool, device=device)
+    settled_rows = torch.cat([settled, torch.zeros_like(itself)], dim=1)
+    return torch.cat([settled_rows, torch.cat([before_draft, itself], dim=1)])
+
+
 class TimeCache:
     """Keys and values of the past for every layer of one model and B clips that go in step.
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from workshop_lib.errors import WorkshopError
 from workshop_lib.nn.attention import Attention, Extend, TimeAttention
-from workshop_lib.nn.cache import TimeCache, causal_mask
-from workshop_lib.nn.linear import Linear
+from workshop_lib.nn.cache import TimeCache, causal_mask, draft_mask
+from workshop_lib.nn.feed_forward import FeedForward
 from workshop_lib.nn.rotary import Rotary, frequencies, grid_angles, line_angles, rotary
 
 SPACE_BASE = 100.0  # few positions a side, so that slow pairs still tell near from far
@@ -72,24 +72,6 @@ class SpaceTimeConfig:
     def tokens(self) -> int:
         """N, tokens per frame."""
         return self.extra_tokens + self.grid[0] * self.grid[1]
-
-
-class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, "GLU variants improve transformer", equation 6).
-
-    At the default hidden width of 8/3 D it has the parameters and, measured on a CPU, the speed
-    of the usual GELU layer of 4 D, and learns better in that paper's comparison.
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.to_hidden = Linear(dim, 2 * hidden)
-        self.to_out = Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        gate, hidden = self.to_hidden(x).chunk(2, dim=-1)
-        return self.to_out(F.silu(gate) * hidden)
 
 
 class Block(nn.Module):
@@ -231,6 +213,7 @@ class SpaceTimeTransformer(nn.Module):
         cond: Tensor | None = None,
         cache: TimeCache | None = None,
         write: bool = True,
+        drafts: bool = False,
     ) -> Tensor:
         """x (B, T, N, D) -> (B, T, N, D), normalized at the end: a linear head fits.
 
@@ -239,18 +222,25 @@ class SpaceTimeTransformer(nn.Module):
         cache: x holds the next T frames after those in the cache, and sees them as its past.
         write: keep the new frames in the cache. Without, they see the past and themselves and
             leave nothing behind: for steps that look at a frame which is not settled yet.
+        drafts: x holds T settled frames and then T drafts, each of the frame after the settled
+            one of its number. A draft sees the settled frames before it and itself, exactly what
+            it would see in a peek (write=False) at its time: play at all T moments in one pass.
 
         Raises WorkshopError for shapes that do not fit the config, and for a cache where
         gradients are on: it does not keep them.
         """
-        self._check(x, cond, cache)
+        self._check(x, cond, cache, drafts)
         frames, window = x.shape[1], self.config.window
         start, past = (0, 0) if cache is None else (cache.length, cache.past)
         # One frame may look at all that it is given, so it needs no mask.
-        causal = 1 < frames <= window and past == 0
-        masked = frames > 1 and not causal
-        mask = causal_mask(frames, past, window, x.device) if masked else None
-        time_rotary = self._time_rotary(start, frames, x.device)
+        causal = 1 < frames <= window and past == 0 and not drafts
+        mask = None
+        if drafts:
+            mask = draft_mask(frames // 2, window, x.device)
+        elif frames > 1 and not causal:
+            mask = causal_mask(frames, past, window, x.device)
+        rotary_of = self._draft_rotary if drafts else self._time_rotary
+        time_rotary = rotary_of(start, frames, x.device)
         space_rotary = Rotary(self.space_cos, self.space_sin)
         shared, last = self._modulation(cond)
         for i, block in enumerate(self.blocks):
@@ -267,6 +257,11 @@ class SpaceTimeTransformer(nn.Module):
             return Rotary(self.time_cos[start:end], self.time_sin[start:end])
         return Rotary(*(factor.to(device) for factor in self._time_factors(start, frames)))
 
+    def _draft_rotary(self, start: int, frames: int, device: torch.device) -> Rotary:
+        """Factors of frames / 2 settled frames, and of as many drafts, each a frame later."""
+        cos, sin = self._time_rotary(start, frames // 2 + 1, device)
+        return Rotary(torch.cat([cos[:-1], cos[1:]]), torch.cat([sin[:-1], sin[1:]]))
+
     def _modulation(self, cond: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
         """Shift, scale and gate (B, T, N, 9, D) for all blocks, shift and scale for the end."""
         if cond is None:
@@ -275,12 +270,16 @@ class SpaceTimeTransformer(nn.Module):
         shared = self.to_modulation(cond).unflatten(-1, (9, -1))
         return shared, self.to_last_modulation(cond).chunk(2, dim=-1)
 
-    def _check(self, x: Tensor, cond: Tensor | None, cache: TimeCache | None) -> None:
+    def _check(self, x: Tensor, cond: Tensor | None, cache: TimeCache | None, drafts: bool) -> None:
         config = self.config
         if x.ndim != 4 or x.shape[2:] != (config.tokens, config.dim) or x.shape[1] == 0:
             raise WorkshopError(
                 f"x: {tuple(x.shape)} should be (B, T, {config.tokens}, {config.dim}):"
                 " clips, frames, tokens per frame, channels"
+            )
+        if drafts and (x.shape[1] % 2 or cache is not None):
+            raise WorkshopError(
+                f"drafts: give as many drafts as settled frames ({x.shape[1]} in all), and no cache"
             )
         if (cond is not None) != (config.cond_dim > 0):
             raise WorkshopError(

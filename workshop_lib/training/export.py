@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
+from workshop_lib.data.encoded import KEY, tokenizer_note
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import config_from_dict, model_classes
-from workshop_lib.models.files import save_model
+from workshop_lib.models.files import read_metadata, save_model
 
 
 def export(
@@ -38,6 +40,15 @@ def export(
     prefix = "model."
     model.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
     target = Path(out) if out else folder / "model.safetensors"
-    save_model(model, config["family"], target, {"run": str(folder)}, dtype)
+    notes = {"run": str(folder), **_tokenizer_note(folder, config)}
+    save_model(model, config["family"], target, notes, dtype)
     print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")
     return target
+
+
+def _tokenizer_note(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Which tokenizer it was trained on: by the run's own file, else by its data."""
+    finished = folder / "model.safetensors"
+    if finished.is_file():
+        return {key: text for key, text in read_metadata(finished).items() if key == KEY}
+    return tokenizer_note(config["data"]["path"])

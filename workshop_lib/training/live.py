@@ -24,7 +24,7 @@ from workshop_lib.models.families import config_from_dict, model_classes
 from workshop_lib.training.callbacks import AveragedWeights, StepProgress
 from workshop_lib.training.module import TrainingModule
 from workshop_lib.training.optim import OptimConfig
-from workshop_lib.training.run import recipe_path
+from workshop_lib.training.recipes import recipe_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,10 @@ overridden: `workshop fit -c tokenizer/tiny --model.dim 96`.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
+from argparse import ArgumentError
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from workshop_lib.data.datamodule import ClipDataModule
+from workshop_lib.data.encoded import tokenizer_note
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import model_classes
 from workshop_lib.models.files import save_model
@@ -35,10 +38,9 @@ from workshop_lib.training.gan import GanConfig, GanTrainingModule, check_traine
 from workshop_lib.training.kinds import settle_kinds
 from workshop_lib.training.module import TrainingModule
 from workshop_lib.training.optim import OptimConfig
+from workshop_lib.training.recipes import CONFIGS, expand, read_recipe
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 EXPORT = "model.safetensors"
-LAST = "last.ckpt"
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
     "max_steps": 1000,
@@ -52,29 +54,10 @@ TRAINER_DEFAULTS = {
 }
 
 
-def recipe_path(name: str) -> Path:
-    """A YAML file, or the short name of a recipe of this package, such as tokenizer/tiny.
-
-    Raises WorkshopError, listing the recipes, if there is no such file.
-    """
-    for path in (Path(name), CONFIGS / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    raise WorkshopError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipes())}")
-
-
-def recipes() -> list[str]:
-    """The short names of all recipes."""
-    return sorted(
-        p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.rglob("*.yaml")
-    )
-
-
 def run(verb: str, arguments: list[str]) -> int:
     """Runs `fit`, `validate` or `test` with the arguments of the command line."""
-    arguments, place = _expand(verb, arguments)
-    RecipeCLI.recipe = Path(arguments[place])
-    arguments[place] = _settle(RecipeCLI.recipe, arguments)
+    arguments, place = expand(verb, arguments)
+    arguments[place] = _settle(Path(arguments[place]), arguments)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")  # ours serves both
     for message in (
@@ -91,48 +74,16 @@ def run(verb: str, arguments: list[str]) -> int:
     return 0
 
 
-def _expand(verb: str, arguments: list[str]) -> tuple[list[str], int]:
-    """Short recipe names to paths; a run folder to its config and newest checkpoint.
-
-    Returns the arguments and the recipe's place among them.
-    """
-    result = list(arguments)
-    if result and not result[0].startswith("-"):
-        folder = Path(result[0])
-        if not (folder / "config.yaml").is_file():
-            raise WorkshopError(f"{folder}: no run folder (it has no config.yaml); use -c RECIPE")
-        checkpoint = folder / "checkpoints" / LAST
-        result[:1] = ["-c", str(folder / "config.yaml"), "--ckpt_path", str(checkpoint)]
-    for place, argument in enumerate(result):
-        if argument in ("-c", "--config"):
-            if place + 1 == len(result):
-                break
-            result[place + 1] = str(recipe_path(result[place + 1]))
-            return result, place + 1
-        if argument.startswith("--config="):
-            result[place : place + 1] = ["-c", str(recipe_path(argument.partition("=")[2]))]
-            return result, place + 1
-    if {"-h", "--help"} & set(result):
-        return ["-c", str(recipe_path(recipes()[0])), *result], 1
-    raise WorkshopError(f"`workshop {verb}` needs -c RECIPE; recipes: {', '.join(recipes())}")
-
-
 def _settle(recipe: Path, arguments: list[str]) -> str:
     """Tells the CLI the family and the kinds of its parts; what to give it as the recipe.
 
-    That is the recipe's path, or where the arguments change a kind, the rest of its text.
+    That is the recipe's path or, where the arguments change a kind, its text without that part.
     """
-    try:
-        content = yaml.safe_load(recipe.read_text())
-    except yaml.YAMLError as error:
-        raise WorkshopError(f"{recipe}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict) or "family" not in content:
-        raise WorkshopError(f"{recipe}: has no key 'family', e.g. family: tokenizer")
-    RecipeCLI.family = content["family"]
+    content = read_recipe(recipe)
+    RecipeCLI.recipe, RecipeCLI.family = recipe, content["family"]
     RecipeCLI.model_type, RecipeCLI.config_type = model_classes(content["family"])
     model = content.get("model")
-    if not isinstance(model, dict):
-        model = {}
+    model = model if isinstance(model, dict) else {}
     RecipeCLI.kinds, fitting = settle_kinds("model", RecipeCLI.config_type, model, arguments)
     return str(recipe) if fitting == model else yaml.safe_dump({**content, "model": fitting})
 
@@ -154,6 +105,7 @@ class RecipeCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_kwargs={"exit_on_error": False},
         )
 
     @staticmethod
@@ -191,6 +143,13 @@ class RecipeCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_every", type=int, default=500, help="Steps between checkpoints."
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """One line for a mistake, instead of all options and then the mistake."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise WorkshopError(_reason(error)) from error
 
     def instantiate_classes(self) -> None:
         try:
@@ -251,7 +210,8 @@ class RecipeCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         folder = Path(self.trainer.log_dir or ".")
-        save_model(self.model.model, self.family, folder / EXPORT, {"run": str(folder)})
+        notes = {"run": str(folder), **tokenizer_note(self.datamodule.path)}
+        save_model(self.model.model, self.family, folder / EXPORT, notes)
         print(f"{folder}: trained {self.trainer.global_step} steps; the model is {folder / EXPORT}")
 
 
@@ -262,11 +222,13 @@ def _run_name(recipe: Path) -> str:
     return recipe.parent.parent.name if recipe.name == "config.yaml" else recipe.stem
 
 
-def _reason(error: ValueError) -> str:
-    """jsonargparse's report on a choice of configs, cut down to the line on the one meant."""
-    tried = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
-    meant = [line for line in tried if not line.startswith("Expected a ")]
-    return (meant or [" ".join(str(error).split())])[0]
+def _reason(error: Exception) -> str:
+    """jsonargparse's report as one line; of a choice of types, only on the one that was meant."""
+    head, *tried = re.split(r"\n +- ", str(error).partition("\n  Given value")[0])
+    meant = [report for report in tried if not report.startswith("Expected a ")][:1]
+    key = head.splitlines()[:1] if head.startswith("Parser key") else []
+    text = " ".join([*key, *(meant or tried)] if tried else [head])
+    return re.sub(r"Problem with given class_path '\S+': ", "", " ".join(text.split()))
 
 
 def _precision(asked: Any) -> Any:

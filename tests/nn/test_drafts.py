@@ -1,0 +1,52 @@
+"""Drafts: in one pass, what a peek into the cache would see at every moment."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.nn.test_space_time import COND, clips, transformer
+from workshop_lib.errors import WorkshopError
+
+
+@pytest.mark.parametrize("cond_dim", [0, COND])
+@pytest.mark.parametrize("extra_tokens", [0, 1])
+@pytest.mark.parametrize(("window", "frames"), [(8, 6), (4, 9), (2, 5), (1, 3), (4, 1)])
+@torch.inference_mode()
+def test_drafts_see_what_peeks_see(
+    window: int, frames: int, extra_tokens: int, cond_dim: int
+) -> None:
+    """Also where the window is shorter than the clip: the same band in both."""
+    model = transformer(window, cond_dim=cond_dim, extra_tokens=extra_tokens)
+    inputs = clips(model, 2 * frames)
+    at_once = model(*inputs, drafts=True)
+    cache = model.new_cache(2)
+    for t in range(frames):
+        settled = model(*[part[:, t : t + 1] for part in inputs], cache=cache)
+        torch.testing.assert_close(at_once[:, t : t + 1], settled, atol=1e-4, rtol=0)
+        draft = [part[:, frames + t : frames + t + 1] for part in inputs]
+        peek = model(*draft, cache=cache, write=False)
+        torch.testing.assert_close(at_once[:, frames + t : frames + t + 1], peek, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_nobody_sees_another_draft_or_what_comes_later() -> None:
+    model = transformer(window=8)
+    (x,) = clips(model, 10)
+    before = model(x, drafts=True)
+    for t in range(5):
+        changed = x.clone()
+        changed[:, t + 1 : 5] += 1  # later frames
+        changed[:, [5 + i for i in range(5) if i != t]] += 1  # other drafts
+        after = model(changed, drafts=True)
+        assert torch.equal(after[:, [t, 5 + t]], before[:, [t, 5 + t]])
+        changed[:, t] += 1
+        assert not torch.equal(model(changed, drafts=True)[:, 5 + t], before[:, 5 + t])
+
+
+def test_half_of_the_frames_are_drafts_and_there_is_no_cache() -> None:
+    model = transformer()
+    with pytest.raises(WorkshopError, match="drafts: give as many drafts as settled frames"):
+        model(torch.zeros(2, 3, 6, 32), drafts=True)
+    with torch.no_grad(), pytest.raises(WorkshopError, match="drafts: .* no cache"):
+        model(torch.zeros(2, 4, 6, 32), cache=model.new_cache(2), drafts=True)

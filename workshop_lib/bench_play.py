@@ -1,0 +1,133 @@
+"""How fast a token world plays here: `workshop bench play`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.files import load_model
+from workshop_lib.models.maskgit import unmask
+from workshop_lib.models.tokenizer import Tokenizer
+from workshop_lib.training.live import from_recipe
+from workshop_lib.worlds.token_world import TokenState, TokenWorld
+
+WARM_UP = 3  # steps that are not counted
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds per frame, the median: seconds: by the clock; cpu: of all cores together."""
+
+    seconds: float
+    cpu: float
+
+
+def bench_play(
+    dynamics: str = "dynamics/base",
+    tokenizer: str = "tokenizer/base",
+    steps: int = 4,
+    frames: int = 40,
+    out: str | None = None,
+) -> None:
+    """Measures how many frames a second a token world plays, with and without its cache.
+
+    A frame is a whole step: unmask its tokens, decode them to pixels. The prompt fills the window
+    and is encoded once. Without the cache, the whole window runs through the dynamics at each
+    step of unmasking. Both are measured in turn, in one run.
+
+    Args:
+        dynamics: a recipe, whose model plays untrained (as fast as trained), or a safetensors
+            file.
+        tokenizer: likewise.
+        steps: of unmasking.
+        frames: how many are measured.
+        out: write the figures to this JSON file too.
+    """
+    parts = _model(tokenizer, Tokenizer), _model(dynamics, Dynamics)
+    world = TokenWorld(*parts, steps=steps)
+    size, window = world.tokenizer.config.size, world.dynamics.config.window
+    prompt = torch.randint(256, (1, window, size, size, 3), dtype=torch.uint8)
+    state = world.begin(prompt, torch.zeros(1, window - 1, dtype=torch.int64))
+    action = torch.zeros(1, dtype=torch.int64)
+
+    def cached() -> None:
+        nonlocal state
+        _, state = world.step(state, action)
+
+    runs: dict[str, Callable[[], object]] = {
+        "with the cache": cached,
+        "without": lambda: uncached_step(world, state, action),
+        "decoding alone": lambda: world.tokenizer.decode(state.tokens[:, -world.shown :]),
+    }
+    figures = _in_turn(runs, frames)
+    start = time.perf_counter()
+    world.begin(prompt, torch.zeros(1, window - 1, dtype=torch.int64))
+    encoding = 1e3 * (time.perf_counter() - start)
+    _report(figures, f"{dynamics}, {window} frames, {steps} steps of unmasking", encoding)
+    if out is not None:
+        values = {name: vars(speed) for name, speed in figures.items()}
+        Path(out).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _model(name: str, kind: type[Any]) -> Any:
+    model: nn.Module = load_model(name) if Path(name).is_file() else from_recipe(name)[0]
+    if not isinstance(model, kind):
+        raise WorkshopError(f"{name}: is a {type(model).__name__}, not a {kind.__name__}")
+    return model
+
+
+@torch.inference_mode()
+def uncached_step(world: TokenWorld, state: TokenState, action: Tensor) -> Tensor:
+    """A step of the world that computes the last W frames anew each time: uint8 (B, H, W, C).
+
+    Its dynamics forgets what is behind the window. Until then, and with one block, the frame is
+    the world's own.
+    """
+    dynamics, (batch, past, h, w) = world.dynamics, state.tokens.shape
+    past = min(past, dynamics.config.window - 1)
+    before = state.tokens[:, state.tokens.shape[1] - past :]
+    led_by = torch.cat([state.led_by, action[:, None]], dim=1)[:, -past - 1 :]
+
+    def predict(tokens: Tensor) -> Tensor:
+        whole = torch.cat([before, tokens.view(batch, 1, h, w)], dim=1)
+        return dynamics.logits(dynamics(whole, led_by)[:, -1:]).flatten(1, 3)
+
+    start = torch.full((batch, h * w), dynamics.mask_id)
+    schedule, noise = dynamics.config.schedule, world.noise(state)
+    *_, tokens = unmask(predict, start, world.steps, world.temperature, schedule, noise)
+    shown = torch.cat([state.tokens, tokens.view(batch, 1, h, w)], dim=1)[:, -world.shown :]
+    return world.tokenizer.decode(shown)[:, -1]
+
+
+def _in_turn(runs: dict[str, Callable[[], object]], times: int) -> dict[str, Speed]:
+    """Each run many times, turn and turn about, so that a busy moment strikes all alike."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for number in range(WARM_UP + times):
+        for name, run in runs.items():
+            clock, cpu = time.perf_counter(), time.process_time()
+            run()
+            if number >= WARM_UP:
+                taken[name].append((time.perf_counter() - clock, time.process_time() - cpu))
+    medians = {name: torch.tensor(pairs).median(dim=0).values for name, pairs in taken.items()}
+    return {name: Speed(*(1e3 * pair).tolist()) for name, pair in medians.items()}
+
+
+def _report(figures: dict[str, Speed], title: str, encoding: float) -> None:
+    cached = figures["with the cache"]
+    print(f"{title}; {torch.get_num_threads()} threads")
+    print(f"  {'':<16}{'frames/s':>10}{'ms':>9}{'CPU ms':>9}{'times':>8}")
+    for name, speed in figures.items():
+        print(
+            f"  {name:<16}{1e3 / speed.seconds:>10.1f}{speed.seconds:>9.1f}{speed.cpu:>9.1f}"
+            f"{speed.cpu / cached.cpu:>8.2f}"
+        )
+    print(f"  the prompt, encoded once: {encoding:.0f} ms")

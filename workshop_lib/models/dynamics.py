@@ -1,0 +1,309 @@
+"""MaskGIT dynamics: from the tokens of past frames and an action to the tokens of the next.
+
+Bruce et al. 2024, "Genie", section 2.1, with its space-time transformer; masks as in
+models/maskgit.py. Two things differ from Genie:
+
+Training plays at every moment at once. Beside the settled frames of a clip the model gets a
+masked draft of each frame but the first, and a draft sees the settled frames before it: exactly
+what it has in play, at all moments of the clip, for the price of two.
+
+Codes have digits where the tokenizer is FSQ or LFQ, and a code is known from them, in the input
+and in the output (nn/code_table.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from workshop_lib.data.clip import Clip
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.maskgit import MaskedClip, Schedule, mask_clip, unmask
+from workshop_lib.nn.cache import TimeCache
+from workshop_lib.nn.code_table import CodeTable
+from workshop_lib.nn.linear import Linear, linear
+from workshop_lib.nn.packed import packed
+from workshop_lib.nn.frame_stack import FrameStack
+from workshop_lib.nn.space_time import SpaceTimeConfig, SpaceTimeTransformer
+
+IGNORED = -100  # a target that is not asked for
+UNKNOWN = -1  # an action that nobody recorded, and what led to a clip's first frame
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """grid: (h, w), tokens down and across a frame.
+    num_codes: K of the tokenizer.
+    code_factors: how many values each digit of a token has, first digit first: the levels of FSQ,
+        (2,) * bits of LFQ. Empty for VQ, whose codes have no digits.
+    body: "transformer", over space and past time; or "conv", convolutions over the last frames,
+        which learn far more from little compute (nn/frame_stack.py).
+    dim, depth, heads: width D, blocks and attention heads of the body.
+    window: W, frames that it sees, the present one included.
+    group: 2 puts 2x2 tokens into one place of the transformer, for grids of 256.
+    num_actions: A: 15 keys, or the codes of a latent action model.
+    drive: what leads from frame to frame: the "actions" of the data, "latent" actions that a
+        latent action model infers, or "none", the control.
+    action_input: "add" it to every token of the frame it leads to, or "prepend" it as a token
+        (the transformer; convolutions have a way of their own).
+    schedule: of the share of masked tokens.
+    corrupt: up to this share of the past's tokens are random in training, 0 to 0.2.
+    masked_past: share of training clips whose past is masked at random, too.
+    """
+
+    grid: tuple[int, int] = (8, 8)
+    num_codes: int = 512
+    code_factors: tuple[int, ...] = ()
+    body: Literal["transformer", "conv"] = "transformer"
+    dim: int = 128
+    depth: int = 4
+    heads: int = 4
+    window: int = 16
+    group: int = 1
+    num_actions: int = 15
+    drive: Literal["actions", "latent", "none"] = "actions"
+    action_input: Literal["add", "prepend"] = "add"
+    schedule: Schedule = "cosine"
+    corrupt: float = 0.1
+    masked_past: float = 0.1
+
+    def __post_init__(self) -> None:
+        for key in ("num_codes", "num_actions", "group"):
+            if getattr(self, key) < 1:
+                raise WorkshopError(f"model.{key} must be 1 or more, got {getattr(self, key)}")
+        if self.code_factors and math.prod(self.code_factors) != self.num_codes:
+            raise WorkshopError(
+                f"model.code_factors {list(self.code_factors)} must multiply to model.num_codes"
+                f" {self.num_codes}"
+            )
+        if any(side % self.group for side in self.grid):
+            raise WorkshopError(
+                f"model.grid {list(self.grid)} must be a multiple of model.group {self.group}"
+            )
+        if not 0 <= self.corrupt <= 0.2:
+            raise WorkshopError(f"model.corrupt must be 0 to 0.2, got {self.corrupt}")
+        if not 0 <= self.masked_past <= 1:
+            raise WorkshopError(f"model.masked_past must be 0 to 1, got {self.masked_past}")
+        _ = self.transformer  # says what does not fit
+
+    @property
+    def transformer(self) -> SpaceTimeConfig:
+        """The shape of the transformer."""
+        places = self.grid[0] // self.group, self.grid[1] // self.group
+        extra = int(self.action_input == "prepend" or self.body == "conv")
+        return SpaceTimeConfig(
+            self.dim, self.depth, self.heads, places, self.window, extra_tokens=extra
+        )
+
+    @property
+    def reach(self) -> int:
+        """How many frames back a frame's prediction depends on, through all blocks."""
+        return (self.window - 1) * (1 if self.body == "conv" else self.depth)
+
+
+class Dynamics(nn.Module):
+    """Predicts a frame's tokens from its past and the action that led to it.
+
+    A token is 0 to K - 1, or K, the mask. Below, `led_by` int64 (B, T) is the action that led to
+    each frame, -1 where there is none: for the first frame of a clip, or where nobody knows.
+    """
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape, dim, group = config.transformer, config.dim, config.group
+        codes = config.num_codes, dim, config.code_factors
+        self.mask_id = config.num_codes
+        self.codes = CodeTable(*codes, std=1.0, extra=1)
+        self.to_group = Linear(group**2 * dim, dim) if group > 1 else nn.Identity()
+        self.places = nn.Parameter(0.1 * torch.randn(math.prod(shape.grid), dim))
+        self.actions = nn.Embedding(config.num_actions + 1, dim)  # the last one: unknown
+        bodies = {"conv": FrameStack, "transformer": SpaceTimeTransformer}
+        self.transformer = bodies[config.body](shape)
+        self.from_group = Linear(dim, group**2 * dim) if group > 1 else nn.Identity()
+        self.outputs = CodeTable(*codes, std=0.02)
+        self.output_bias = nn.Parameter(torch.zeros(config.num_codes))
+        self.head: nn.Module | None = None  # the last two in one, for play
+
+    def embed(self, tokens: Tensor, led_by: Tensor) -> Tensor:
+        """int64 (B, T, h, w) and (B, T) to what the transformer reads, (B, T, N, D)."""
+        x = F.embedding(tokens, self.codes())
+        g = self.config.group
+        x = rearrange(x, "b t (h g) (w k) d -> b t (h w) (g k d)", g=g, k=g)
+        x = self.to_group(x) + self.places
+        action = self.embed_actions(led_by)[:, :, None]  # B T 1 D
+        if self.config.transformer.extra_tokens:
+            return torch.cat([action, x], dim=2)
+        return x + action
+
+    def embed_actions(self, led_by: Tensor) -> Tensor:
+        """int64 (B, T) to vectors (B, T, D).
+
+        Raises WorkshopError for actions that there are not (on the CPU; a GPU would have to wait
+        for the answer).
+        """
+        count = self.config.num_actions
+        outside = (led_by < UNKNOWN) | (led_by >= count)
+        if led_by.device.type == "cpu" and outside.any():
+            raise WorkshopError(
+                f"actions must be 0 to {count - 1}, or {UNKNOWN} for unknown, got"
+                f" {led_by[outside][0].item()}"
+            )
+        unknown = (led_by == UNKNOWN) | (self.config.drive == "none")
+        return self.actions(led_by.masked_fill(unknown, count))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        led_by: Tensor,
+        cache: TimeCache | None = None,
+        write: bool = True,
+        drafts: bool = False,
+    ) -> Tensor:
+        """int64 (B, T, h, w) and (B, T) to features (B, T, N, D), which `logits` turns into codes.
+
+        cache, write, drafts: as in SpaceTimeTransformer.
+
+        Raises WorkshopError for tokens of another grid, and for actions out of range.
+        """
+        if tokens.ndim != 4 or tuple(tokens.shape[2:]) != tuple(self.config.grid):
+            raise WorkshopError(
+                f"tokens: {tuple(tokens.shape)} should be (B, T, {self.config.grid[0]},"
+                f" {self.config.grid[1]}): was this dynamics trained with another tokenizer?"
+            )
+        x = self.embed(tokens, led_by)
+        x = self.transformer(x, cache=cache, write=write, drafts=drafts)
+        return x[:, :, self.config.transformer.extra_tokens :]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, T, N, D) to logits of the codes, (B, T, h, w, K)."""
+        g, (h, w) = self.config.group, self.config.transformer.grid
+        x = self.from_group(features)
+        x = rearrange(x, "b t (h w) (g k d) -> b t (h g) (w k) d", h=h, w=w, g=g, k=g)
+        if self.head is not None:
+            return self.head(x)
+        return linear(x, self.outputs(), self.output_bias)
+
+    def loss(self, clip: Clip, latents: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, in nats, of the masked tokens of every frame but the first.
+
+        Logs the share of masked tokens that the model's first guess has right (accuracy), the same
+        in frames that are masked as a whole, where generation begins (accuracy_whole), and there
+        the share that copying the frame before would have right (accuracy_copy).
+
+        latents: int64 (B, T - 1) or (B, T), the latent action after each frame, for drive
+            "latent".
+
+        Raises WorkshopError for a clip without tokens, or latents that do not go with the drive.
+        """
+        tokens = self._tokens(clip)
+        led_by = self._led_by(clip, latents)
+        past, drafts, masked, whole = self.task(tokens)
+        features = self(
+            torch.cat([past, drafts], dim=1),
+            torch.cat([led_by[:, :-1], led_by[:, 1:]], dim=1),
+            drafts=True,
+        )
+        logits = self.logits(features[:, past.shape[1] :])
+        targets = tokens[:, 1:]
+        asked = targets.masked_fill(~masked, IGNORED)
+        loss = F.cross_entropy(logits.flatten(0, -2).float(), asked.flatten(), ignore_index=IGNORED)
+        right = logits.detach().argmax(dim=-1) == targets
+        whole = whole[..., None, None].expand_as(right)
+        logs = {
+            "accuracy": share(right, masked),
+            "accuracy_whole": share(right, whole),
+            "accuracy_copy": share(tokens[:, :-1] == targets, whole),
+        }
+        return loss, logs
+
+    def task(self, tokens: Tensor) -> MaskedClip:
+        """What the model sees of clips int64 (B, T, h, w), and where it is asked.
+
+        Random in training. In evaluation it is always the same, and the past as it was: as good as
+        play can be.
+        """
+        config, generator = self.config, torch.Generator(tokens.device)
+        generator.manual_seed(int(torch.randint(2**31, ())) if self.training else 0)
+        spoil = (config.corrupt, config.masked_past) if self.training else (0.0, 0.0)
+        return mask_clip(tokens, config.num_codes, config.schedule, *spoil, generator)
+
+    def _tokens(self, clip: Clip) -> Tensor:
+        if clip.tokens is None:
+            raise WorkshopError(
+                "these clips have no tokens: train on a folder that `workshop encode` wrote"
+            )
+        if clip.tokens.shape[1] < 2:
+            raise WorkshopError("data.length must be 2 or more: a frame follows from another")
+        if clip.tokens.device.type == "cpu" and clip.tokens.max() >= self.config.num_codes:
+            raise WorkshopError(
+                f"these clips have tokens up to {int(clip.tokens.max())}, but model.num_codes is"
+                f" {self.config.num_codes}: it must be that of the tokenizer that encoded them"
+            )
+        return clip.tokens
+
+    def _led_by(self, clip: Clip, latents: Tensor | None) -> Tensor:
+        if (latents is None) == (self.config.drive == "latent"):
+            raise WorkshopError(
+                f"model.drive is {self.config.drive!r}: give loss() latents if and only if it is"
+                " 'latent'"
+            )
+        after = clip.actions if latents is None else latents
+        return F.pad(after[:, : clip.actions.shape[1] - 1], (1, 0), value=UNKNOWN)
+
+    @torch.no_grad()
+    def for_play(self) -> Dynamics:
+        """A copy that computes the same, quicker, and cannot be trained."""
+        player = copy.deepcopy(self)
+        player.head = nn.Linear(self.config.dim, self.config.num_codes).to(self.output_bias.device)
+        player.head.weight.copy_(self.outputs())
+        player.head.bias.copy_(self.output_bias)
+        player.codes.fold()
+        return packed(player)
+
+    def new_cache(self, batch_size: int) -> TimeCache:
+        """An empty cache for batch_size dreams, where the model is."""
+        return self.transformer.new_cache(batch_size)
+
+    @torch.no_grad()
+    def unmasking(
+        self,
+        cache: TimeCache,
+        action: Tensor,
+        steps: int = 4,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """The next frame, int64 (B, h, w), after each step of unmasking; the last one is done.
+
+        cache: holds the past; the new frame is not put there (call the model on it for that).
+        action: int64 (B,), what leads to the frame. temperature, generator: as in `unmask`.
+        """
+        batch, (h, w) = len(action), self.config.grid
+
+        def predict(tokens: Tensor) -> Tensor:
+            draft = tokens.view(batch, 1, h, w)
+            features = self(draft, action[:, None], cache=cache, write=False)
+            return self.logits(features).flatten(1, 3)
+
+        start = torch.full((batch, h * w), self.mask_id, device=action.device)
+        for tokens in unmask(predict, start, steps, temperature, self.config.schedule, generator):
+            yield tokens.view(batch, h, w)
+
+    def generate(self, cache: TimeCache, action: Tensor, **how: Any) -> Tensor:
+        """The next frame, int64 (B, h, w); how: steps, temperature and generator of `unmasking`."""
+        *_, tokens = self.unmasking(cache, action, **how)
+        return tokens
+
+
+def share(true: Tensor, among: Tensor) -> Tensor:
+    """The share of `among` that is `true`; both bool, of one shape."""
+    return (true & among).sum() / among.sum()

@@ -1,0 +1,211 @@
+"""The next-frame predictor: the last frames and actions in, the next frame out, in one pass.
+
+The oldest kind of world model (Oh et al. 2015), and the quickest to learn steering. It is trained
+on the difference of pictures, so where several futures are possible it paints their mean: ground
+that comes newly into view is a blur. To sample one of them takes noise (models/diffusion.py).
+
+Two things keep its dreams together. In training the frames that it sees are noisy, so that it
+learns to see through the faults of its own predictions; and with `unroll` above 1 it goes on from
+these predictions, gradients and all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.tokenizer import psnr
+from workshop_lib.nn.frame_unet import FrameUNet, FrameUNetConfig
+
+
+@dataclass(frozen=True)
+class NextFrameConfig(FrameUNetConfig):
+    """The network as in FrameUNetConfig, and:
+
+    num_actions: A; actions are 0 to A - 1.
+    loss: between predicted and real frame: "mse", "huber" or "l1".
+    noise: in training each frame that the network sees gets Gaussian noise of a strength drawn
+        from U(0, noise); frames run from -1 to 1.
+    unroll: frames predicted in training, one after the other, from its own predictions.
+    unroll_share: in which share of the training steps; the others predict one frame, which is
+        `unroll` times cheaper.
+    short: share of the training clips whose past is cut off somewhere, as in short prompts.
+    """
+
+    num_actions: int = 15
+    loss: Literal["mse", "huber", "l1"] = "mse"
+    noise: float = 0.15
+    unroll: int = 1
+    unroll_share: float = 1.0
+    short: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_actions", "unroll"):
+            if getattr(self, name) < 1:
+                raise WorkshopError(f"model.{name} must be 1 or more, got {getattr(self, name)}")
+        if self.noise < 0:
+            raise WorkshopError(f"model.noise must not be negative, got {self.noise}")
+        for name in ("unroll_share", "short"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise WorkshopError(f"model.{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+class NextFrame(nn.Module):
+    """video (B, k, C, H, W) in [-1, 1] and actions (B, k) to the next frame (B, C, H, W).
+
+    `actions[:, i]` is what was pressed after seeing frame i, so the last one leads to the frame
+    that is predicted. A past shorter than k frames is filled up by repeating its first frame, with
+    the action `null`. With `channels` 1 everything is seen, and predicted, in gray.
+    """
+
+    def __init__(self, config: NextFrameConfig) -> None:
+        super().__init__()
+        self.config = config
+        # One table for each of the k places: an action three frames ago means something else.
+        self.actions = nn.ModuleList(
+            nn.Embedding(config.num_actions + 1, config.cond_dim) for _ in range(config.frames)
+        )
+        self.net = FrameUNet(config)
+
+    @property
+    def num_actions(self) -> int:
+        return self.config.num_actions
+
+    @property
+    def null(self) -> int:
+        """The action before the first frame."""
+        return self.config.num_actions
+
+    def condition(self, actions: Tensor) -> Tensor:
+        """int64 (B, k), 0 to A - 1 or `null`, to (B, D).
+
+        Raises WorkshopError for other actions (on a GPU, CUDA does).
+        """
+        if not actions.is_cuda and actions.numel():  # a GPU would have to be waited for
+            low, high = int(actions.min()), int(actions.max())
+            if low < 0 or high > self.null:
+                raise WorkshopError(
+                    f"actions must be 0 to {self.num_actions - 1}, got {low} to {high} (-1 stands "
+                    f"for unknown: footage without actions cannot teach steering)"
+                )
+        places = [table(actions[:, i]) for i, table in enumerate(self.actions)]
+        return torch.stack(places).sum(dim=0)
+
+    def forward(self, video: Tensor, actions: Tensor) -> Tensor:
+        return self.net(video, self.condition(actions))
+
+    def parts(self, video: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The next frame and the displacement (B, 2, H, W), right and down, in pixels."""
+        return self.net.parts(video, self.condition(actions))
+
+    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+        """The error of one frame predicted, or the mean of `unroll` frames, each from the ones
+        before: real ones first, then its own predictions.
+
+        Logs psnr, of the first frame predicted; psnr_copy, of showing the frame before once more;
+        and psnr_end, of the last frame predicted if there are several.
+
+        Raises WorkshopError for clips shorter than k + unroll frames, or without actions.
+        """
+        config, k = self.config, self.config.frames
+        check_length(clip, k + config.unroll)
+        video, actions = self.see(clip.frames[:, : k + config.unroll]), clip.actions
+        steps = config.unroll
+        if self.training and torch.rand(()) >= config.unroll_share:
+            steps = 1
+        past, pressed = video[:, :k], actions[:, :k]
+        if self.training:
+            past, pressed = self._shorten(past, pressed)
+        measure = {"mse": F.mse_loss, "huber": F.smooth_l1_loss, "l1": F.l1_loss}[config.loss]
+        errors, predicted = [], past[:, -1]
+        for step in range(steps):
+            seen = self._blemish(past) if self.training else past
+            predicted = self(seen, pressed)
+            errors.append(measure(predicted, video[:, k + step]))
+            if step == 0:
+                logs = {"psnr": psnr(predicted.detach(), video[:, k])}
+            past = torch.cat([past[:, 1:], predicted[:, None]], dim=1)
+            pressed = torch.cat([pressed[:, 1:], actions[:, k + step, None]], dim=1)
+        logs["psnr_copy"] = psnr(video[:, k - 1], video[:, k])
+        if steps > 1:
+            logs["psnr_end"] = psnr(predicted.detach(), video[:, k + steps - 1])
+        return torch.stack(errors).mean(), logs
+
+    @torch.inference_mode()
+    def predict(self, frames: Tensor, actions: Tensor) -> Tensor:
+        """An open-loop rollout: n frames by its own predictions, without seeing a real one again.
+
+        frames: uint8 (B, T, H, W, C), T >= 1. actions: int64 (B, T - 1 + n), n >= 1.
+        Returns uint8 (B, n, H, W, C).
+        """
+        length = frames.shape[1] - 1
+        past, pressed = self.prompt(frames, actions[:, :length])
+        rollout = []
+        for action in actions[:, length:].unbind(1):
+            pressed = torch.cat([pressed, action[:, None]], dim=1)
+            following = self.next_frames(past, pressed)
+            past = torch.cat([past[:, 1:], following[:, None]], dim=1)
+            pressed = pressed[:, 1:]
+            rollout.append(following)
+        return torch.stack(rollout, dim=1)
+
+    def prompt(self, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The last k frames and k - 1 actions of (B, T, ...) and (B, T - 1), filled up if T < k."""
+        k = self.config.frames
+        missing = max(0, k - frames.shape[1])
+        frames = torch.cat([frames[:, :1]] * missing + [frames], dim=1)[:, -k:]
+        null = actions.new_full((len(actions), missing), self.null)
+        actions = torch.cat([null, actions], dim=1)
+        return frames, actions[:, actions.shape[1] - (k - 1) :]
+
+    def next_frames(self, frames: Tensor, actions: Tensor) -> Tensor:
+        """uint8 (B, k, H, W, C) and int64 (B, k) to the next frame, uint8 (B, H, W, C)."""
+        following = video_to_frames(self(self.see(frames), actions))
+        return following.expand(*following.shape[:-1], frames.shape[-1])
+
+    def see(self, frames: Tensor) -> Tensor:
+        """uint8 (B, T, H, W, C) to float (B, T, C, H, W) in [-1, 1], gray where the model is."""
+        video = frames_to_video(frames)
+        return video.mean(dim=2, keepdim=True) if self.config.channels == 1 else video
+
+    def preview(self, clip: Clip) -> dict[str, Tensor]:
+        """The clip, and the dream of it after its first k frames."""
+        k = self.config.frames
+        check_length(clip, k + 1)
+        dream = self.predict(clip.frames[:, :k], clip.actions[:, :-1])
+        return {"real": clip.frames, "dream": torch.cat([clip.frames[:, :k], dream], dim=1)}
+
+    def _blemish(self, video: Tensor) -> Tensor:
+        """Noise of another strength in every frame of (B, T, C, H, W)."""
+        strength = self.config.noise * torch.rand(*video.shape[:2], 1, 1, 1, device=video.device)
+        return video + strength * torch.randn_like(video)
+
+    def _shorten(self, past: Tensor, pressed: Tensor) -> tuple[Tensor, Tensor]:
+        """In `short` of the samples keeps only the last 1 to k - 1 frames, filled up as a short
+        prompt is."""
+        count, k = pressed.shape
+        if k == 1:
+            return past, pressed
+        device = past.device
+        cut = torch.randint(1, k, (count,), device=device)  # so many frames are gone
+        cut = torch.where(torch.rand(count, device=device) < self.config.short, cut, 0)
+        place = torch.arange(k, device=device).expand(count, k)
+        row = torch.arange(count, device=device)[:, None]
+        past = past[row, torch.maximum(place, cut[:, None])]
+        return past, torch.where(place < cut[:, None], self.null, pressed)
+
+
+def check_length(clip: Clip, least: int) -> None:
+    """Raises WorkshopError for clips shorter than `least` frames."""
+    if clip.frames.shape[1] < least:
+        raise WorkshopError(
+            f"data.length: clips of {clip.frames.shape[1]} frames are too short: the model needs "
+            f"{least} (model.frames and then model.unroll)"
+        )

@@ -1,0 +1,71 @@
+"""Recipes: the YAML files under configs/, by short name, and as the command line gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workshop_lib.errors import WorkshopError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+LAST = "last.ckpt"
+
+
+def recipe_path(name: str) -> Path:
+    """A YAML file, or the short name of a recipe of this package, such as tokenizer/tiny.
+
+    Raises WorkshopError, listing the recipes, if there is no such file.
+    """
+    for path in (Path(name), CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise WorkshopError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipes())}")
+
+
+def recipes() -> list[str]:
+    """The short names of all recipes."""
+    return sorted(
+        p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.rglob("*.yaml")
+    )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What a recipe says.
+
+    Raises WorkshopError for a file that is not YAML, or names no family of models.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise WorkshopError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or "family" not in content:
+        raise WorkshopError(f"{path}: has no key 'family', e.g. family: tokenizer")
+    return content
+
+
+def expand(verb: str, arguments: list[str]) -> tuple[list[str], int]:
+    """Short recipe names to paths; a run folder to its config and newest checkpoint.
+
+    Returns the arguments and the place of the recipe's path among them.
+    """
+    result = list(arguments)
+    if result and not result[0].startswith("-"):
+        folder = Path(result[0])
+        if not (folder / "config.yaml").is_file():
+            raise WorkshopError(f"{folder}: no run folder (it has no config.yaml); use -c RECIPE")
+        checkpoint = folder / "checkpoints" / LAST
+        result[:1] = ["-c", str(folder / "config.yaml"), "--ckpt_path", str(checkpoint)]
+    for place, argument in enumerate(result):
+        if argument in ("-c", "--config"):
+            if place + 1 == len(result):
+                break
+            result[place + 1] = str(recipe_path(result[place + 1]))
+            return result, place + 1
+        if argument.startswith("--config="):
+            result[place : place + 1] = ["-c", str(recipe_path(argument.partition("=")[2]))]
+            return result, place + 1
+    if {"-h", "--help"} & set(result):
+        return ["-c", str(recipe_path(recipes()[0])), *result], 1
+    raise WorkshopError(f"`workshop {verb}` needs -c RECIPE; recipes: {', '.join(recipes())}")

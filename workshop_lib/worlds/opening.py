@@ -1,0 +1,77 @@
+"""From a model's file to a world that can be played."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.files import load_model, read_metadata
+from workshop_lib.worlds.world import World
+
+# family of the model: (module, class, the models that it is made of, in its order); imported when
+# asked for
+WORLDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "next_frame": ("workshop_lib.worlds.next_frame_world", "NextFrameWorld", ("model",)),
+    "dynamics": ("workshop_lib.worlds.token_world", "TokenWorld", ("tokenizer", "model", "lam")),
+}
+OPTIONAL = ("lam",)
+# what the other files must hold
+FAMILY_OF = {"tokenizer": "tokenizer", "lam": "lam"}
+
+
+def open_world(
+    model: str | Path,
+    tokenizer: str | Path | None = None,
+    lam: str | Path | None = None,
+    device: str = "cpu",
+    **options: Any,
+) -> World:
+    """The world whose model is in a safetensors file.
+
+    tokenizer, lam: the files of the tokenizer and of the latent action model, for worlds of
+        tokens.
+    device: where it dreams: "cpu", "cuda", or "auto" for the GPU if there is one.
+    options: what the world's class takes besides (steps, temperature, seed); None leaves the
+        world's own default.
+
+    Raises WorkshopError naming the file that is missing, torn, of another kind or too many, and for
+    an option that this world does not have.
+    """
+    family = read_metadata(model)["family"]
+    if family not in WORLDS:
+        raise WorkshopError(
+            f"{model}: a {family} alone is no world; give a model of {' or '.join(sorted(WORLDS))}"
+        )
+    module, name, parts = WORLDS[family]
+    others = {"tokenizer": tokenizer, "lam": lam}
+    for part, path in others.items():
+        if path is not None and part not in parts:
+            raise WorkshopError(f"{model}: a {family} world takes no --{part} (got {path})")
+        if path is None and part in parts and part not in OPTIONAL:
+            raise WorkshopError(f"{model}: a {family} world needs --{part} FILE, too")
+        if path is not None and (found := read_metadata(path)["family"]) != FAMILY_OF[part]:
+            raise WorkshopError(f"{path}: holds a {found}, not the {part}")
+    world_class = getattr(import_module(module), name)
+    given = {key: value for key, value in options.items() if value is not None}
+    known = list(signature(world_class).parameters)[len(parts) :]
+    for key in given:
+        if key not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise WorkshopError(f"{model}: a {family} world has no option {key!r}; {has}")
+    paths = {"model": model, **others}
+    files = [paths[part] for part in parts]
+    place = _device(device)
+    models = [None if path is None else load_model(path, place) for path in files]
+    world: World = world_class(*models, **given)
+    return world
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
