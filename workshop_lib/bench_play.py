@@ -17,7 +17,6 @@ from workshop_lib.models.dynamics import Dynamics
 from workshop_lib.models.files import load_model
 from workshop_lib.models.maskgit import unmask
 from workshop_lib.models.tokenizer import Tokenizer
-from workshop_lib.training.live import from_recipe
 from workshop_lib.worlds.token_world import TokenState, TokenWorld
 
 WARM_UP = 3  # steps that are not counted
@@ -47,7 +46,7 @@ def bench_play(
     Args:
         dynamics: a recipe, whose model plays untrained (as fast as trained), or a safetensors
             file.
-        tokenizer: likewise.
+        tokenizer: a recipe or file, likewise.
         steps: of unmasking.
         frames: how many are measured.
         out: write the figures to this JSON file too.
@@ -79,6 +78,8 @@ def bench_play(
 
 
 def _model(name: str, kind: type[Any]) -> Any:
+    from workshop_lib.training.live import from_recipe
+
     model: nn.Module = load_model(name) if Path(name).is_file() else from_recipe(name)[0]
     if not isinstance(model, kind):
         raise WorkshopError(f"{name}: is a {type(model).__name__}, not a {kind.__name__}")

@@ -36,12 +36,21 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.evaluation.tokenizer:evaluate",
         "PSNR, SSIM and codebook use on held-out frames, with pictures",
     ),
+    "evaluate world": (
+        "workshop_lib.evaluation.world:evaluate",
+        "open-loop rollouts of a world beside its controls, with videos",
+    ),
+    "evaluate control": (
+        "workshop_lib.evaluation.control:evaluate",
+        "whether a world does what is pressed, against the real game",
+    ),
     "generate": (
         "workshop_lib.generate:generate",
         "a world's dream from a prompt and keys, as a video",
     ),
     "export": ("workshop_lib.training.export:export", "a trained run as one safetensors file"),
-    "bench": ("workshop_lib.bench:bench", "how fast it is on this machine"),
+    "bench": ("workshop_lib.bench:bench", "how fast data is recorded and loaded here"),
+    "bench play": ("workshop_lib.bench_play:bench_play", "how fast a token world plays here"),
 }
 
 

@@ -75,7 +75,9 @@ def test_the_interval_is_the_textbook_one():
 
 def test_shares_have_wilsons_interval():
     all_right = share([1.0] * 10)
-    assert (all_right.mean, all_right.high) == (1, 1) and all_right.low == pytest.approx(0.7225, 1e-3)
+    assert (all_right.mean, all_right.high) == (1, 1) and all_right.low == pytest.approx(
+        0.7225, 1e-3
+    )
     half = share([1.0] * 50 + [0.0] * 50)
     assert half.low == pytest.approx(0.4038, 1e-3) and half.high == pytest.approx(0.5962, 1e-3)
     assert math.isnan(share([]).mean)

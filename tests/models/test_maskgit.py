@@ -1,6 +1,7 @@
 """MaskGIT's arithmetic: schedules, training masks, and unmasking in k steps."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_greedy_unmasking_takes_the_likeliest_where_it_is_surest(schedule, steps
         assert (tokens == MASK).sum(1).tolist() == [left, left]
         assert (tokens[:, : 20 - left] == torch.arange(20 - left) % MASK).all()
         seen.append(tokens)
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         settled = before != MASK
         assert torch.equal(after[settled], before[settled])
 

@@ -161,11 +161,18 @@ def test_training_noise_is_not_there_in_evaluation(clip):
     assert torch.equal(model.eval().loss(clip)[0], model.loss(clip)[0])
 
 
-def test_unrolling_in_a_share_of_the_steps(clip):
-    model = shaken(unroll=3, unroll_share=0.5).train()
-    lengths = {"psnr_end" in model.loss(clip)[1] for _ in range(20)}
-    assert lengths == {True, False}
-    assert "psnr_end" in model.eval().loss(clip)[1]
+def test_unrolling_begins_after_so_many_steps(clip, tmp_path):
+    model = shaken(unroll=3, unroll_after=2).train()
+
+    def unrolled():
+        return "psnr_end" in model.loss(clip)[1]
+
+    assert unrolled() is False
+    model.eval()
+    assert unrolled() is True  # always, and it does not count
+    save_model(model, "next_frame", tmp_path / "a.safetensors", {})
+    model = load_model(tmp_path / "a.safetensors").train()  # and training goes on where it was
+    assert [unrolled() for _ in range(3)] == [False, True, True]
 
 
 @pytest.mark.parametrize("unroll", [1, 2])
@@ -209,6 +216,6 @@ def test_what_does_not_fit_is_refused(clip):
         make().loss(replace(clip, actions=torch.full_like(clip.actions, -1)))
     with pytest.raises(WorkshopError, match="0 to 1"):
         make(num_actions=2).loss(replace(clip, actions=torch.full_like(clip.actions, 7)))
-    for wrong in ({"unroll": 0}, {"noise": -1}, {"short": 2}, {"unroll_share": -0.1}):
-        with pytest.raises(WorkshopError, match=f"model.{next(iter(wrong))}"):
+    for wrong in ({"unroll": 0}, {"noise": -1}, {"short": 2}, {"unroll_after": -1}):
+        with pytest.raises(WorkshopError, match=rf"model\.{next(iter(wrong))}"):
             NextFrameConfig(**{**SMALL, **wrong})

@@ -48,5 +48,5 @@ def test_half_of_the_frames_are_drafts_and_there_is_no_cache() -> None:
     model = transformer()
     with pytest.raises(WorkshopError, match="drafts: give as many drafts as settled frames"):
         model(torch.zeros(2, 3, 6, 32), drafts=True)
-    with torch.no_grad(), pytest.raises(WorkshopError, match="drafts: .* no cache"):
+    with torch.no_grad(), pytest.raises(WorkshopError, match=r"drafts: .* no cache"):
         model(torch.zeros(2, 4, 6, 32), cache=model.new_cache(2), drafts=True)

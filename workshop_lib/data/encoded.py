@@ -59,3 +59,12 @@ def check_tokenizer(metadata: Mapping[str, str], tokenizer_file: str | Path) -> 
             f"trained on: {entry['file']} (SHA-256 {entry['sha256'][:12]}..., "
             f"{entry['num_codes']} codes); give that one"
         )
+
+
+def tokenizer_beside(model_file: str | Path, metadata: Mapping[str, str]) -> Path | None:
+    """The tokenizer that a model was trained on, if its file lies in the model's folder."""
+    entry = json.loads(metadata.get(KEY, "null"))
+    if entry is None:
+        return None
+    path = Path(model_file).parent / entry["file"]
+    return path if path.is_file() and file_sha256(path) == entry["sha256"] else None

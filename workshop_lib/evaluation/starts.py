@@ -8,7 +8,9 @@ filter even a perfect world looks as if it could not be steered.
 from __future__ import annotations
 
 import json
+import lzma
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -37,6 +39,9 @@ GAMES = 64
 RUN = (20, 80)  # frames for which the player runs into the level first
 PATIENCE = 400  # steps of all games without a moment on a new level; usually there is one in 3
 FORMAT = "workshop-lib starts 1"
+# what reading a damaged .npz may raise
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile,
+           zlib.error, lzma.LZMAError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -231,13 +236,17 @@ def load_starts(path: str | Path) -> Starts:
             about = json.loads(str(file["about"]))
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']!r}")
+            horizons = tuple(file["horizons"].tolist())
+            branches = torch.from_numpy(file["branches"])
+            if branches.shape[1:3] != (len(KEYS), len(horizons)):
+                raise ValueError(f"branches {tuple(branches.shape)}")
             return Starts(
                 frames=torch.from_numpy(file["frames"]),
                 actions=torch.from_numpy(file["actions"]),
-                branches=torch.from_numpy(file["branches"]),
+                branches=branches,
                 levels=torch.from_numpy(file["levels"]),
-                horizons=tuple(file["horizons"].tolist()),
+                horizons=horizons,
                 look=about["look"],
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise WorkshopError(f"{path}: not a file of starts ({error!r})") from error

@@ -98,15 +98,13 @@ def counterfactual_sheet(
     Raises WorkshopError for pictures that are not of these shapes.
     """
     start = checked_frames(np.asarray(now)[None], "now")
-    branches = np.stack([np.asarray(real), np.asarray(dreamed)], axis=1)  # key, who, h, H, W, 3
-    if branches.shape != (2, 2, len(horizons), *start.shape[1:]):
+    expected = (2, len(horizons), *start.shape[1:])
+    if not np.shape(real) == np.shape(dreamed) == expected:
         raise WorkshopError(
-            f"real and dreamed must be (2, {len(horizons)}, H, W, 3), got {np.shape(real)} and "
-            f"{np.shape(dreamed)}"
+            f"real and dreamed must be {expected}, got {np.shape(real)} and {np.shape(dreamed)}"
         )
-    rows = [
-        picture for row in branches.reshape(4, *branches.shape[2:]) for picture in (*start, *row)
-    ]
+    branches = np.stack([np.asarray(real), np.asarray(dreamed)], axis=1)  # key, who, h, H, W, 3
+    rows = [frame for row in branches.reshape(4, *branches.shape[2:]) for frame in (*start, *row)]
     labels = [
         text
         for key in ("left", "right")

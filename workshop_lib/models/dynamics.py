@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.maskgit import MaskedClip, Schedule, mask_clip, unmask
+from workshop_lib.models.maskgit import MaskedClip, Schedule, mask_clip, mean_where, unmask
 from workshop_lib.nn.cache import TimeCache
 from workshop_lib.nn.code_table import CodeTable
+from workshop_lib.nn.frame_stack import FrameStack
 from workshop_lib.nn.linear import Linear, linear
 from workshop_lib.nn.packed import packed
-from workshop_lib.nn.frame_stack import FrameStack
 from workshop_lib.nn.space_time import SpaceTimeConfig, SpaceTimeTransformer
 
 IGNORED = -100  # a target that is not asked for
@@ -219,22 +219,19 @@ class Dynamics(nn.Module):
         right = logits.detach().argmax(dim=-1) == targets
         whole = whole[..., None, None].expand_as(right)
         logs = {
-            "accuracy": share(right, masked),
-            "accuracy_whole": share(right, whole),
-            "accuracy_copy": share(tokens[:, :-1] == targets, whole),
+            "accuracy": mean_where(right, masked),
+            "accuracy_whole": mean_where(right, whole),
+            "accuracy_copy": mean_where(tokens[:, :-1] == targets, whole),
         }
         return loss, logs
 
     def task(self, tokens: Tensor) -> MaskedClip:
-        """What the model sees of clips int64 (B, T, h, w), and where it is asked.
-
-        Random in training. In evaluation it is always the same, and the past as it was: as good as
-        play can be.
-        """
+        """What the model sees of clips int64 (B, T, h, w), and where it is asked: random in
+        training; in evaluation always the same, with the past as it was."""
         config, generator = self.config, torch.Generator(tokens.device)
         generator.manual_seed(int(torch.randint(2**31, ())) if self.training else 0)
-        spoil = (config.corrupt, config.masked_past) if self.training else (0.0, 0.0)
-        return mask_clip(tokens, config.num_codes, config.schedule, *spoil, generator)
+        spoiled = (config.corrupt, config.masked_past) if self.training else (0.0, 0.0)
+        return mask_clip(tokens, config.num_codes, config.schedule, *spoiled, generator)
 
     def _tokens(self, clip: Clip) -> Tensor:
         if clip.tokens is None:
@@ -262,11 +259,12 @@ class Dynamics(nn.Module):
     @torch.no_grad()
     def for_play(self) -> Dynamics:
         """A copy that computes the same, quicker, and cannot be trained."""
+        head = nn.Linear(self.config.dim, self.config.num_codes).to(self.output_bias.device)
+        head.weight.copy_(self.outputs())
+        head.bias.copy_(self.output_bias)
         player = copy.deepcopy(self)
-        player.head = nn.Linear(self.config.dim, self.config.num_codes).to(self.output_bias.device)
-        player.head.weight.copy_(self.outputs())
-        player.head.bias.copy_(self.output_bias)
         player.codes.fold()
+        player.head = head
         return packed(player)
 
     def new_cache(self, batch_size: int) -> TimeCache:
@@ -302,8 +300,3 @@ class Dynamics(nn.Module):
         """The next frame, int64 (B, h, w); how: steps, temperature and generator of `unmasking`."""
         *_, tokens = self.unmasking(cache, action, **how)
         return tokens
-
-
-def share(true: Tensor, among: Tensor) -> Tensor:
-    """The share of `among` that is `true`; both bool, of one shape."""
-    return (true & among).sum() / among.sum()

@@ -125,6 +125,11 @@ def mask_clip(
     )
 
 
+def mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """The mean of some values, bool, both of one shape."""
+    return (values & where).sum() / where.sum()
+
+
 def unmask(
     predict: Callable[[Tensor], Tensor],
     start: Tensor,

@@ -33,16 +33,15 @@ class NextFrameConfig(FrameUNetConfig):
     noise: in training each frame that the network sees gets Gaussian noise of a strength drawn
         from U(0, noise); frames run from -1 to 1.
     unroll: frames predicted in training, one after the other, from its own predictions.
-    unroll_share: in which share of the training steps; the others predict one frame, which is
-        `unroll` times cheaper.
+    unroll_after: training steps before that, which predict one frame and cost 1 / unroll.
     short: share of the training clips whose past is cut off somewhere, as in short prompts.
     """
 
     num_actions: int = 15
-    loss: Literal["mse", "huber", "l1"] = "mse"
-    noise: float = 0.15
+    loss: Literal["mse", "huber", "l1"] = "huber"
+    noise: float = 0.05
     unroll: int = 1
-    unroll_share: float = 1.0
+    unroll_after: int = 0
     short: float = 0.1
 
     def __post_init__(self) -> None:
@@ -50,11 +49,10 @@ class NextFrameConfig(FrameUNetConfig):
         for name in ("num_actions", "unroll"):
             if getattr(self, name) < 1:
                 raise WorkshopError(f"model.{name} must be 1 or more, got {getattr(self, name)}")
-        if self.noise < 0:
-            raise WorkshopError(f"model.noise must not be negative, got {self.noise}")
-        for name in ("unroll_share", "short"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise WorkshopError(f"model.{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.noise < 0 or self.unroll_after < 0:
+            raise WorkshopError("model.noise and model.unroll_after must not be negative")
+        if not 0 <= self.short <= 1:
+            raise WorkshopError(f"model.short must be in [0, 1], got {self.short}")
 
 
 class NextFrame(nn.Module):
@@ -65,6 +63,8 @@ class NextFrame(nn.Module):
     the action `null`. With `channels` 1 everything is seen, and predicted, in gray.
     """
 
+    steps: Tensor
+
     def __init__(self, config: NextFrameConfig) -> None:
         super().__init__()
         self.config = config
@@ -73,6 +73,7 @@ class NextFrame(nn.Module):
             nn.Embedding(config.num_actions + 1, config.cond_dim) for _ in range(config.frames)
         )
         self.net = FrameUNet(config)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # trained so far
 
     @property
     def num_actions(self) -> int:
@@ -117,15 +118,15 @@ class NextFrame(nn.Module):
         config, k = self.config, self.config.frames
         check_length(clip, k + config.unroll)
         video, actions = self.see(clip.frames[:, : k + config.unroll]), clip.actions
-        steps = config.unroll
-        if self.training and torch.rand(()) >= config.unroll_share:
-            steps = 1
-        past, pressed = video[:, :k], actions[:, :k]
+        past, pressed, count = video[:, :k], actions[:, :k], config.unroll
         if self.training:
             past, pressed = self._shorten(past, pressed)
+            if config.unroll_after:
+                count = config.unroll if self.steps >= config.unroll_after else 1
+                self.steps += 1
         measure = {"mse": F.mse_loss, "huber": F.smooth_l1_loss, "l1": F.l1_loss}[config.loss]
         errors, predicted = [], past[:, -1]
-        for step in range(steps):
+        for step in range(count):
             seen = self._blemish(past) if self.training else past
             predicted = self(seen, pressed)
             errors.append(measure(predicted, video[:, k + step]))
@@ -134,8 +135,8 @@ class NextFrame(nn.Module):
             past = torch.cat([past[:, 1:], predicted[:, None]], dim=1)
             pressed = torch.cat([pressed[:, 1:], actions[:, k + step, None]], dim=1)
         logs["psnr_copy"] = psnr(video[:, k - 1], video[:, k])
-        if steps > 1:
-            logs["psnr_end"] = psnr(predicted.detach(), video[:, k + steps - 1])
+        if count > 1:
+            logs["psnr_end"] = psnr(predicted.detach(), video[:, k + count - 1])
         return torch.stack(errors).mean(), logs
 
     @torch.inference_mode()

@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from workshop_lib.data.encoded import check_tokenizer, tokenizer_beside
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model, read_metadata
 from workshop_lib.worlds.world import World
@@ -32,20 +33,24 @@ def open_world(
     """The world whose model is in a safetensors file.
 
     tokenizer, lam: the files of the tokenizer and of the latent action model, for worlds of
-        tokens.
+        tokens. A tokenizer that lies beside the model under its own name is found.
     device: where it dreams: "cpu", "cuda", or "auto" for the GPU if there is one.
     options: what the world's class takes besides (steps, temperature, seed); None leaves the
         world's own default.
 
-    Raises WorkshopError naming the file that is missing, torn, of another kind or too many, and for
-    an option that this world does not have.
+    Raises WorkshopError naming the file that is missing, torn, of another kind or too many, for a
+    tokenizer other than the one whose tokens the model learned, and for an option that this world
+    does not have.
     """
-    family = read_metadata(model)["family"]
+    metadata = read_metadata(model)
+    family = metadata["family"]
     if family not in WORLDS:
         raise WorkshopError(
             f"{model}: a {family} alone is no world; give a model of {' or '.join(sorted(WORLDS))}"
         )
     module, name, parts = WORLDS[family]
+    if tokenizer is None and "tokenizer" in parts:
+        tokenizer = tokenizer_beside(model, metadata)
     others = {"tokenizer": tokenizer, "lam": lam}
     for part, path in others.items():
         if path is not None and part not in parts:
@@ -54,6 +59,8 @@ def open_world(
             raise WorkshopError(f"{model}: a {family} world needs --{part} FILE, too")
         if path is not None and (found := read_metadata(path)["family"]) != FAMILY_OF[part]:
             raise WorkshopError(f"{path}: holds a {found}, not the {part}")
+    if tokenizer is not None:
+        check_tokenizer(metadata, tokenizer)
     world_class = getattr(import_module(module), name)
     given = {key: value for key, value in options.items() if value is not None}
     known = list(signature(world_class).parameters)[len(parts) :]

@@ -1,0 +1,77 @@
+"""Long dreams that live, fade, freeze and boil."""
+
+import pytest
+import torch
+
+from tests.evaluation.worlds import ScrollWorld
+from workshop_lib.data.actions import RIGHT
+from workshop_lib.evaluation.drift import long_play, measure_drift
+from workshop_lib.worlds.copy_world import CopyWorld
+
+
+class Changing(CopyWorld):
+    """Each frame is the last one, changed."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def step(self, state, action):
+        frame = self.change(state.float()).clamp(0, 255).byte()
+        return frame, frame
+
+
+def noise(frames):
+    return frames + 60 * torch.randn(frames.shape)
+
+
+def fade(frames):
+    return frames * 0.9 + 10
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    """Smooth pictures with some structure: uint8 (3, 4, 64, 64, 3), and no actions pressed."""
+    blocks = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(blocks, size=(64, 64), mode="bilinear")
+    frames = (255 * smooth).byte().movedim(1, -1)[:, None].repeat(1, 4, 1, 1, 1)
+    return frames, torch.full((3, 3), 4)
+
+
+def drift(world, prompt, steps=60):
+    return measure_drift(world, *prompt, torch.full((3, steps), RIGHT))
+
+
+def test_a_moving_picture_lives(prompt):
+    report, film = drift(ScrollWorld(), prompt)
+    assert (report.alive, report.steps, report.dreams) == (1, 60, 3)
+    assert max(report.still) == 0
+    assert report.contrast == pytest.approx([1] * 10, rel=0.01)
+    assert film.shape == (60, 64, 64, 3) and torch.equal(film[4], prompt[0][0, -1].roll(-5, 1))
+
+
+def test_a_frozen_picture_stands_still(prompt):
+    report, _ = drift(CopyWorld(), prompt)
+    assert report.still == [1] * 10 and report.alive == 1
+    assert "still 100% of the time" in report.line()
+
+
+def test_a_fading_dream_dies(prompt):
+    report, _ = drift(Changing(fade), prompt)
+    assert report.alive == 0 and report.contrast[-1] < 0.1 < 0.7 < report.contrast[0]
+
+
+def test_a_boiling_dream_dies(prompt):
+    report, _ = drift(Changing(noise), prompt)
+    assert report.alive == 0 and report.sharpness[-1] > 4
+
+
+def test_broken_numbers_are_seen_as_a_flat_picture(prompt):
+    report, _ = drift(Changing(lambda frames: frames * float("nan")), prompt, steps=3)
+    assert report.alive == 0 and len(report.contrast) == 3
+
+
+def test_long_play_holds_right_and_plays():
+    play = long_play(4, 200)
+    assert (play["right held"] == RIGHT).all() and play["mixed keys"].shape == (4, 200)
+    assert len(play["mixed keys"].unique()) > 4
+    assert not torch.equal(play["mixed keys"][0], play["mixed keys"][1])
