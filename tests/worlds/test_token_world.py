@@ -76,9 +76,10 @@ def test_a_state_can_be_stepped_again_and_again(kind, temperature, prompt):
     assert torch.equal(two, right[:, 4:]) and torch.equal(hold(world, middle, LEFT, 1)[0], one)
 
 
-def test_the_cache_never_shows(prompt):
+@pytest.mark.parametrize("body", ["transformer", "conv"])
+def test_the_cache_never_shows(body, prompt):
     """Long after the start: a world that goes on and one that is new to the moment agree."""
-    tokenizer, dynamics = make_tokenizer(), make_dynamics()
+    tokenizer, dynamics = make_tokenizer(), make_dynamics(body=body)
     world = TokenWorld(tokenizer, dynamics)
     _, state = hold(world, world.begin(*prompt), RIGHT, 20)
     fresh = TokenWorld(tokenizer, dynamics)
@@ -110,11 +111,13 @@ def test_going_on_costs_one_frame(prompt):
 
 
 def test_without_the_cache_it_is_the_same_dream(prompt):
-    """As long as the past fits into the window, and with one block at any length."""
+    """As long as the past fits into the window, and where a frame's past is no longer than that
+    (one block, convolutions), for ever."""
     frames, actions = prompt
     deep = TokenWorld(make_tokenizer(), make_dynamics(window=16))
     shallow = TokenWorld(make_tokenizer(), make_dynamics(depth=1))
-    for world, steps in ((deep, 5), (shallow, 12)):
+    conv = TokenWorld(make_tokenizer(), make_dynamics(body="conv"))
+    for world, steps in ((deep, 5), (shallow, 12), (conv, 12)):
         state = world.begin(frames, actions)
         for _ in range(steps):
             action = torch.tensor([RIGHT, LEFT])

@@ -126,7 +126,7 @@ class Dynamics(nn.Module):
         self.to_group = Linear(group**2 * dim, dim) if group > 1 else nn.Identity()
         self.places = nn.Parameter(0.1 * torch.randn(math.prod(shape.grid), dim))
         self.actions = nn.Embedding(config.num_actions + 1, dim)  # the last one: unknown
-        bodies = {"conv": FrameStack, "transformer": SpaceTimeTransformer}
+        bodies: dict[str, Any] = {"conv": FrameStack, "transformer": SpaceTimeTransformer}
         self.transformer = bodies[config.body](shape)
         self.from_group = Linear(dim, group**2 * dim) if group > 1 else nn.Identity()
         self.outputs = CodeTable(*codes, std=0.02)
@@ -235,9 +235,7 @@ class Dynamics(nn.Module):
 
     def _tokens(self, clip: Clip) -> Tensor:
         if clip.tokens is None:
-            raise WorkshopError(
-                "these clips have no tokens: train on a folder that `workshop encode` wrote"
-            )
+            raise WorkshopError("these clips have no tokens: train on what `workshop encode` wrote")
         if clip.tokens.shape[1] < 2:
             raise WorkshopError("data.length must be 2 or more: a frame follows from another")
         if clip.tokens.device.type == "cpu" and clip.tokens.max() >= self.config.num_codes:
@@ -249,9 +247,9 @@ class Dynamics(nn.Module):
 
     def _led_by(self, clip: Clip, latents: Tensor | None) -> Tensor:
         if (latents is None) == (self.config.drive == "latent"):
+            drive = self.config.drive
             raise WorkshopError(
-                f"model.drive is {self.config.drive!r}: give loss() latents if and only if it is"
-                " 'latent'"
+                f"loss() takes latents only with drive 'latent'; here it is {drive!r}"
             )
         after = clip.actions if latents is None else latents
         return F.pad(after[:, : clip.actions.shape[1] - 1], (1, 0), value=UNKNOWN)

@@ -37,8 +37,8 @@ class FrameStack(nn.Module):
 
     The first token of a frame is not of the grid: it says what led to the frame. Those of all
     k + 1 frames make the condition that scales and shifts every block (FiLM: Perez et al. 2018),
-    and to which every block adds the mean and maximum of its map, so that all places agree on
-    one motion.
+    and to which the mean and maximum of the map are added between blocks, so that all places agree
+    on one motion.
     """
 
     def __init__(self, config: SpaceTimeConfig) -> None:
@@ -55,7 +55,7 @@ class FrameStack(nn.Module):
         self.first = nn.Conv2d(config.window * (dim // 2), dim, 3, padding=1)
         self.to_cond = nn.Linear(config.window * dim, dim)
         self.blocks = nn.ModuleList(FilmBlock(dim, dim) for _ in range(config.depth))
-        self.looks = nn.ModuleList(GlobalLook(dim, dim) for _ in range(config.depth))
+        self.looks = nn.ModuleList(GlobalLook(dim, dim) for _ in range(config.depth - 1))
         self.norm = nn.GroupNorm(GROUPS, dim)
 
     def new_cache(self, batch_size: int) -> RecentFrames:
@@ -99,9 +99,10 @@ class FrameStack(nn.Module):
         pictures.append(self._picture(new[:, :, 1:]))
         cond = self.to_cond(torch.cat(actions, dim=-1)).flatten(0, 1)
         x = self.first(torch.cat(pictures, dim=2).flatten(0, 1))  # BT D h w
-        for block, look in zip(self.blocks, self.looks, strict=True):
+        for i, block in enumerate(self.blocks):
+            if i:
+                cond = self.looks[i - 1](x, cond)
             x = block(x, cond)
-            cond = look(x, cond)
         x = F.silu(self.norm(x)).flatten(2).transpose(1, 2).unflatten(0, (-1, frames))
         return F.pad(x, (0, 0, 1, 0))  # nothing comes out in the action's place
 
