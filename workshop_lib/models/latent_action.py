@@ -76,6 +76,7 @@ class LatentActionConfig:
     transitions: int = 0
     loss: Literal["mse", "log"] = "mse"
     soft: float = 0.5
+    soft_steps: int = 0
     spread: bool = True
     temperature: float = 0.25
     drop: float = 0.0
@@ -121,7 +122,7 @@ class LatentActionModel(nn.Module):
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
         self.config = config
-        self.code = ActionCode(config.quantizer, config.soft, config.spread, config.temperature)
+        self.code = ActionCode(config.quantizer, config.soft, config.spread, config.temperature, config.soft_steps)
         if config.labels and max(config.action_codes) >= self.num_codes:
             raise WorkshopError(
                 f"model.action_codes go up to {max(config.action_codes)}, but there are "

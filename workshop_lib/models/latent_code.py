@@ -60,12 +60,15 @@ class ActionCode(nn.Module):
         soft: float = 0.5,
         spread: bool = True,
         temperature: float = 0.25,
+        soft_steps: int = 0,
     ) -> None:
         super().__init__()
         is_vq = isinstance(quantizer, VQConfig)
         self.dim: int = quantizer.code_dim if is_vq else len(quantizer.levels)
         self.quantizer = make_quantizer(quantizer, self.dim)
         self.soft, self.spread, self.temperature = soft, spread, temperature
+        self.soft_steps = soft_steps
+        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(self.dim))
         self.register_buffer("variance", torch.ones(self.dim))
 
@@ -80,9 +83,9 @@ class ActionCode(nn.Module):
             u = self._spread(z.float())
             quantized = self.quantizer(u)
             vectors = quantized.vectors
-            if self.training and self.soft:
-                noisy = torch.rand_like(u[..., :1]) < self.soft
-                vectors = torch.where(noisy, self._with_noise(u), vectors)
+            if self.training and torch.is_grad_enabled():
+                vectors = self._softened(u, vectors)
+                self.steps += 1
             log_soft = self._log_soft(u)
         return Coded(vectors, quantized.tokens, log_soft, quantized.loss, quantized.logs)
 
@@ -101,11 +104,14 @@ class ActionCode(nn.Module):
                          MOMENTUM, FLOOR)  # fmt: skip
         return u.view_as(z)
 
-    def _with_noise(self, u: Tensor) -> Tensor:
-        if isinstance(self.quantizer, FSQ):
-            # Rounding to one of L levels moves a value by up to 1 / L.
-            return u.tanh() + (2 * torch.rand_like(u) - 1) / self.quantizer.levels
-        return u + VQ_NOISE * torch.randn_like(u)
+    def _softened(self, u: Tensor, vectors: Tensor) -> Tensor:
+        fsq = isinstance(self.quantizer, FSQ)
+        smooth = u.tanh() if fsq else u
+        # Rounding to one of L levels moves a value by up to 1 / L.
+        noise = (2 * torch.rand_like(u) - 1) / self.quantizer.levels if fsq else (VQ_NOISE * torch.randn_like(u))
+        begun = self.steps >= self.soft_steps
+        chosen = (torch.rand_like(u[..., :1]) < self.soft) | ~begun
+        return torch.where(chosen, smooth + noise * begun, vectors)
 
     def _log_soft(self, u: Tensor) -> Tensor:
         table = self.quantizer.codes(torch.arange(self.num_codes, device=u.device))  # K d

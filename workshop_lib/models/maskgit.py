@@ -27,7 +27,7 @@ def masked_share(progress: Tensor, schedule: Schedule) -> Tensor:
     """The share of tokens still masked, float, 1 at progress 0 and 0 at progress 1.
 
     Chang et al. 2022, section 3.3: "cosine" starts with few sure tokens and ends with many at
-    once, "arccos" the other way round, "linear" unmasks as many at each step.
+    once, "linear" unmasks as many at each step, "arccos" nearly so, but for many in the last one.
     """
     if schedule == "linear":
         return 1 - progress

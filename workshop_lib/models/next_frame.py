@@ -117,27 +117,34 @@ class NextFrame(nn.Module):
         """
         config, k = self.config, self.config.frames
         check_length(clip, k + config.unroll)
-        video, actions = self.see(clip.frames[:, : k + config.unroll]), clip.actions
-        past, pressed, count = video[:, :k], actions[:, :k], config.unroll
+        video, count = self.see(clip.frames[:, : k + config.unroll]), config.unroll
+        past, pressed = video[:, :k], clip.actions[:, :k]
         if self.training:
             past, pressed = self._shorten(past, pressed)
             if config.unroll_after:
                 count = config.unroll if self.steps >= config.unroll_after else 1
                 self.steps += 1
+        dream = self._dream(past, torch.cat([pressed, clip.actions[:, k : k + count - 1]], dim=1))
+        real = video[:, k : k + count]
         measure = {"mse": F.mse_loss, "huber": F.smooth_l1_loss, "l1": F.l1_loss}[config.loss]
-        errors, predicted = [], past[:, -1]
-        for step in range(count):
-            seen = self._blemish(past) if self.training else past
-            predicted = self(seen, pressed)
-            errors.append(measure(predicted, video[:, k + step]))
-            if step == 0:
-                logs = {"psnr": psnr(predicted.detach(), video[:, k])}
-            past = torch.cat([past[:, 1:], predicted[:, None]], dim=1)
-            pressed = torch.cat([pressed[:, 1:], actions[:, k + step, None]], dim=1)
-        logs["psnr_copy"] = psnr(video[:, k - 1], video[:, k])
+        shown = dream.detach()
+        logs = {
+            "psnr": psnr(shown[:, 0], real[:, 0]),
+            "psnr_copy": psnr(video[:, k - 1], real[:, 0]),
+        }
         if count > 1:
-            logs["psnr_end"] = psnr(predicted.detach(), video[:, k + count - 1])
-        return torch.stack(errors).mean(), logs
+            logs["psnr_end"] = psnr(shown[:, -1], real[:, -1])
+        return measure(dream, real), logs
+
+    def _dream(self, past: Tensor, actions: Tensor) -> Tensor:
+        """(B, k, C, H, W) and actions (B, k - 1 + n) to n frames (B, n, C, H, W), each predicted
+        from the ones before, its own included; with noise on what it sees while training."""
+        k, dreamed = self.config.frames, []
+        for step in range(actions.shape[1] - k + 1):
+            seen = self._blemish(past) if self.training else past
+            dreamed.append(self(seen, actions[:, step : step + k]))
+            past = torch.cat([past[:, 1:], dreamed[-1][:, None]], dim=1)
+        return torch.stack(dreamed, dim=1)
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, actions: Tensor) -> Tensor:
