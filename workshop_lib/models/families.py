@@ -14,6 +14,11 @@ from workshop_lib.errors import WorkshopError
 FAMILIES: dict[str, tuple[str, str, str]] = {
     "dynamics": ("workshop_lib.models.dynamics", "Dynamics", "DynamicsConfig"),
     "tokenizer": ("workshop_lib.models.tokenizer", "Tokenizer", "TokenizerConfig"),
+    "latent_action": (
+        "workshop_lib.models.latent_action",
+        "LatentActionModel",
+        "LatentActionConfig",
+    ),
     "next_frame": ("workshop_lib.models.next_frame", "NextFrame", "NextFrameConfig"),
 }
 

@@ -15,9 +15,6 @@ t + 1, so code t speaks of what was pressed at t, and not of what came after it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,88 +23,21 @@ from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.latent_code import ActionCode, Coded
 from workshop_lib.models.latent_coders import (
-    ConvEncoderConfig,
     TransformerDecoder,
-    TransformerDecoderConfig,
-    TransformerEncoderConfig,
     UNetDecoder,
-    UNetDecoderConfig,
     gather_frames,
     make_encoder,
     small_video,
 )
+from workshop_lib.models.latent_config import (
+    LatentActionConfig,
+    TransformerEncoderConfig,
+    UNetDecoderConfig,
+)
 from workshop_lib.models.tokenizer import psnr
-from workshop_lib.nn.codebook import VQConfig
-from workshop_lib.nn.quantizers import FSQConfig
 
 COND = 64  # channels of the decoder's condition
 STILL = 0.003  # mean squared error below which a prediction need not get better
-
-
-@dataclass(frozen=True)
-class LatentActionConfig:
-    """encoder, decoder: as in models/latent_coders.py.
-    quantizer: vq or fsq; its codes are the latent actions.
-    size: height and width of the frames, in pixels.
-    history: frames up to frame t that encoder and decoder look back on.
-    stride: code t helps to draw frame t + s, for a random s from 1 to stride.
-    scale: the decoder sees and draws frames so many times smaller, and learns faster.
-    transitions: how many of each clip a step is trained on, drawn at random; 0 for all.
-    loss: "mse", or "log", the logarithm of each prediction's error: then frames in which little
-        changes count as much as jumps.
-    soft, spread, temperature: see models/latent_code.py, ActionCode.
-    drop: share of transitions for which the decoder gets no code, in training: so it learns what
-        the past alone says, and the code need not repeat it.
-    from_first: the decoder sees a clip's first frame only and then its own predictions, so that
-        everything else must come through the codes.
-    entropy: weight of the entropy of the batch's mean soft assignment: all codes should be used.
-    labels: share of transitions whose true action is known. label_weight: of the cross-entropy
-        that pulls these to the code of their action.
-    action_codes: the code of each of the game's actions, for labels.
-    """
-
-    encoder: ConvEncoderConfig | TransformerEncoderConfig = field(default_factory=ConvEncoderConfig)
-    decoder: UNetDecoderConfig | TransformerDecoderConfig = field(default_factory=UNetDecoderConfig)
-    quantizer: VQConfig | FSQConfig = field(default_factory=lambda: FSQConfig((2, 2, 2)))
-    size: int = 64
-    history: int = 4
-    stride: int = 1
-    scale: int = 1
-    transitions: int = 0
-    loss: Literal["mse", "log"] = "mse"
-    soft: float = 0.5
-    soft_steps: int = 0
-    spread: bool = True
-    temperature: float = 0.25
-    drop: float = 0.0
-    from_first: bool = False
-    entropy: float = 0.0
-    labels: float = 0.0
-    label_weight: float = 0.1
-    action_codes: tuple[int, ...] = (0, 0, 3, 5, 5, 2, 1, 1, 4, 5, 5, 5, 5, 5, 5)
-
-    def __post_init__(self) -> None:
-        for name in ("size", "history", "stride", "scale"):
-            if getattr(self, name) < 1:
-                raise WorkshopError(f"model.{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("soft", "drop", "labels"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise WorkshopError(f"model.{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.transitions < 0 or self.entropy < 0 or self.temperature <= 0:
-            raise WorkshopError(
-                "model.transitions and entropy must not be negative, temperature must be above 0"
-            )
-        if self.size % self.scale:
-            raise WorkshopError(f"model.scale {self.scale} must divide model.size {self.size}")
-        if self.from_first and self.stride > 1:
-            raise WorkshopError("model.from_first draws frame by frame: it needs model.stride 1")
-        whole = self.from_first or isinstance(self.decoder, TransformerDecoderConfig)
-        if whole and self.transitions:
-            raise WorkshopError(
-                "model.transitions: from_first and decoder.kind transformer take all of them (0)"
-            )
-        if isinstance(self.quantizer, VQConfig) and self.quantizer.cosine:
-            raise WorkshopError("model.quantizer.cosine: latent actions use plain distances")
 
 
 class LatentActionModel(nn.Module):
@@ -122,7 +52,9 @@ class LatentActionModel(nn.Module):
     def __init__(self, config: LatentActionConfig) -> None:
         super().__init__()
         self.config = config
-        self.code = ActionCode(config.quantizer, config.soft, config.spread, config.temperature, config.soft_steps)
+        self.code = ActionCode(
+            config.quantizer, config.soft, config.soft_steps, config.spread, config.temperature
+        )
         if config.labels and max(config.action_codes) >= self.num_codes:
             raise WorkshopError(
                 f"model.action_codes go up to {max(config.action_codes)}, but there are "
@@ -176,7 +108,7 @@ class LatentActionModel(nn.Module):
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         """The decoder's error, and what the code adds: quantizer, entropy and labels."""
         config = self.config
-        seen = self._seen(clip)
+        seen = self.seen(clip)
         # Measuring must not depend on chance.
         generator = None
         if not self.training:
@@ -227,7 +159,7 @@ class LatentActionModel(nn.Module):
 
     def preview(self, clip: Clip) -> dict[str, Tensor]:
         """Frames, and each drawn again from those before it and the code inferred."""
-        codes, again = self.infer(self._seen(clip)), [clip.frames[:, :1]]
+        codes, again = self.infer(self.seen(clip)), [clip.frames[:, :1]]
         for t in range(codes.shape[1]):
             past = clip.frames[:, max(0, t + 1 - self.config.history) : t + 1]
             again.append(self.predict(past, codes[:, t : t + 1]))
@@ -290,7 +222,8 @@ class LatentActionModel(nn.Module):
         right = ((coded.codes == wanted) & known).sum() / known.sum().clamp_min(1)
         return loss, right
 
-    def _seen(self, clip: Clip) -> Tensor:
+    def seen(self, clip: Clip) -> Tensor:
+        """What the encoder reads of a clip: its frames, or their tokens."""
         if not self.reads_tokens:
             self._check_frames(clip.frames)
             return clip.frames

@@ -1,13 +1,14 @@
 """From what an encoder says of a transition to one of a few codes: the latent action.
 
-With so narrow a bottleneck nothing is learned if it begins with the real thing: at first the codes
-mean nothing, so the decoder learns to ignore them, so the encoder never hears what would help. Two
-measures, both against collapse:
+A bottleneck so narrow is hard to begin with: at first the codes mean nothing, so the decoder learns
+to ignore them, so the encoder never hears what would help. Three measures, all against collapse:
 
-- Each channel has mean 0 and variance 1 over the batch (a batch norm without weights), so that
-  codes cannot all become one.
-- In training a share of the transitions is not quantized. They get noise instead, of about the
-  size of the quantizer's steps: no more information passes, but the gradient is the true one.
+- Each channel has mean 0 and variance 1 over the batch (a batch norm without weights), so that it
+  cannot fall silent.
+- For the first steps nothing is quantized: a few channels of real numbers pass, and the gradient
+  is strong enough to find out what is worth saying.
+- From then on a share of the transitions gets noise instead of being quantized, of about the size
+  of the quantizer's steps: no more information passes, but the gradient is the true one.
 """
 
 from __future__ import annotations
@@ -47,28 +48,32 @@ class ActionCode(nn.Module):
     Args:
         quantizer: VQ or FSQ, and its codes.
         soft: share of transitions that get noise instead of being quantized, in training.
+        soft_steps: first training steps, in which nothing is quantized and there is no noise.
         spread: whether channels are normalized over the batch.
         temperature: of the soft assignment, softmax(-|u - code|^2 / temperature).
     """
 
     mean: Tensor
     variance: Tensor
+    steps: Tensor
 
     def __init__(
         self,
         quantizer: VQConfig | FSQConfig,
         soft: float = 0.5,
+        soft_steps: int = 0,
         spread: bool = True,
         temperature: float = 0.25,
-        soft_steps: int = 0,
     ) -> None:
         super().__init__()
-        is_vq = isinstance(quantizer, VQConfig)
-        self.dim: int = quantizer.code_dim if is_vq else len(quantizer.levels)
+        if isinstance(quantizer, VQConfig):
+            self.dim = quantizer.code_dim
+        else:
+            self.dim = len(quantizer.levels)
         self.quantizer = make_quantizer(quantizer, self.dim)
-        self.soft, self.spread, self.temperature = soft, spread, temperature
-        self.soft_steps = soft_steps
-        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
+        self.soft, self.soft_steps = soft, soft_steps
+        self.spread, self.temperature = spread, temperature
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # trained so far
         self.register_buffer("mean", torch.zeros(self.dim))
         self.register_buffer("variance", torch.ones(self.dim))
 
@@ -105,13 +110,15 @@ class ActionCode(nn.Module):
         return u.view_as(z)
 
     def _softened(self, u: Tensor, vectors: Tensor) -> Tensor:
-        fsq = isinstance(self.quantizer, FSQ)
-        smooth = u.tanh() if fsq else u
-        # Rounding to one of L levels moves a value by up to 1 / L.
-        noise = (2 * torch.rand_like(u) - 1) / self.quantizer.levels if fsq else (VQ_NOISE * torch.randn_like(u))
-        begun = self.steps >= self.soft_steps
-        chosen = (torch.rand_like(u[..., :1]) < self.soft) | ~begun
-        return torch.where(chosen, smooth + noise * begun, vectors)
+        """What the decoder gets in training: not all of it quantized."""
+        if isinstance(self.quantizer, FSQ):
+            # Rounding to one of L levels moves a value by up to 1 / L.
+            smooth, noise = u.tanh(), (2 * torch.rand_like(u) - 1) / self.quantizer.levels
+        else:
+            smooth, noise = u, VQ_NOISE * torch.randn_like(u)
+        begun = self.steps >= self.soft_steps  # without an `if`, for which a GPU would have to wait
+        unquantized = (torch.rand_like(u[..., :1]) < self.soft) | ~begun
+        return torch.where(unquantized, smooth + noise * begun, vectors)
 
     def _log_soft(self, u: Tensor) -> Tensor:
         table = self.quantizer.codes(torch.arange(self.num_codes, device=u.device))  # K d

@@ -7,9 +7,6 @@ as a condition, and frame t and the frames before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -17,6 +14,12 @@ from torch import Tensor, nn
 
 from workshop_lib.data.clip import frames_to_video
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.latent_config import (
+    ConvEncoderConfig,
+    TransformerDecoderConfig,
+    TransformerEncoderConfig,
+    UNetDecoderConfig,
+)
 from workshop_lib.nn.conv import FrameNorm, ResidualBlock
 from workshop_lib.nn.frame_unet import FrameUNet, FrameUNetConfig, displace
 from workshop_lib.nn.space_time import SpaceTimeConfig, SpaceTimeTransformer
@@ -25,71 +28,9 @@ CHANNELS = 3
 FLAT = 8  # channels in which the conv encoder keeps where in the picture something is
 
 
-@dataclass(frozen=True)
-class ConvEncoderConfig:
-    """Convolutions over a stack of frames: what learns quickly on a CPU.
-
-    view: pixels across the middle of the frames, all that is read; 0 for all of them. In CoinRun
-        the camera holds the player in the middle.
-    width: channels at a quarter of the size, a multiple of 4; twice as many at an eighth.
-    depth: residual blocks there, after a single one at a quarter of the size.
-    """
-
-    view: int = 0
-    width: int = 32
-    depth: int = 2
-    kind: Literal["conv"] = "conv"
-
-
-@dataclass(frozen=True)
-class TransformerEncoderConfig:
-    """A causal space-time transformer (ST-ViViT: Bruce et al. 2024).
-
-    patch: pixels across a patch.
-    dim, depth, heads: width D, blocks and attention heads.
-    num_tokens: 0 reads pixels; else the frames' tokens, of so many codes.
-    grid: (h, w), tokens down and across, where tokens are read.
-    """
-
-    patch: int = 8
-    dim: int = 128
-    depth: int = 4
-    heads: int = 4
-    num_tokens: int = 0
-    grid: tuple[int, int] = (8, 8)
-    kind: Literal["transformer"] = "transformer"
-
-
-@dataclass(frozen=True)
-class UNetDecoderConfig:
-    """The U-Net of nn/frame_unet.py, which sees `history` frames and says how they move.
-
-    patch, width, depth, middle: as there; patch in pixels of the frames as the decoder sees them.
-    """
-
-    patch: int = 4
-    width: int = 32
-    depth: int = 2
-    middle: int = 4
-    kind: Literal["unet"] = "unet"
-
-
-@dataclass(frozen=True)
-class TransformerDecoderConfig:
-    """A causal space-time transformer over patches, as Genie's; dim, depth, heads as above."""
-
-    patch: int = 8
-    dim: int = 128
-    depth: int = 4
-    heads: int = 4
-    kind: Literal["transformer"] = "transformer"
-
-
-EncoderConfig = ConvEncoderConfig | TransformerEncoderConfig
-DecoderConfig = UNetDecoderConfig | TransformerDecoderConfig
-
-
-def make_encoder(config: EncoderConfig, size: int, history: int, out: int) -> Encoder:
+def make_encoder(
+    config: ConvEncoderConfig | TransformerEncoderConfig, size: int, history: int, out: int
+) -> Encoder:
     """The encoder that a config describes, for frames of size x size pixels.
 
     history: frames up to frame t that it looks back on. out: channels of what it says.
@@ -151,9 +92,7 @@ class TransformerEncoder(Encoder):
     """Reads all transitions of a clip at once. Ahead of each frame's patches stands one more
     token, the question; what has become of it in frame t + 1 is the answer for transition t."""
 
-    def __init__(
-        self, config: TransformerEncoderConfig, size: int, history: int, out: int
-    ) -> None:
+    def __init__(self, config: TransformerEncoderConfig, size: int, history: int, out: int) -> None:
         super().__init__()
         self.config = config
         self.to_dim: nn.Module
