@@ -126,7 +126,8 @@ class LatentActionModel(nn.Module):
             measured = 0.1 * (error.mean(dim=(-3, -2, -1)) + STILL).log().mean()
         else:
             measured = error.mean()
-        loss = measured + coded.loss - config.entropy * entropy_of_mean(coded.log_soft)
+        spread = self.code.begun * entropy_of_mean(coded.log_soft)
+        loss = measured + coded.loss - config.entropy * spread
         logs = {"psnr": psnr(drawn.detach(), target), **coded.logs}
         if config.labels:
             named, logs["label_accuracy"] = self._label_loss(clip, coded, places)

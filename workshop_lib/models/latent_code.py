@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from workshop_lib.nn.codebook import VQConfig
 from workshop_lib.nn.quantizers import FSQ, FSQConfig, make_quantizer
 
-VQ_NOISE = 0.5  # standard deviation, where channels have 1
+VQ_NOISE = 0.3  # standard deviation, where channels run from -1 to 1
 MOMENTUM = 0.05  # of the running mean and variance
 FLOOR = 1e-5  # of the variance
 
@@ -50,7 +50,8 @@ class ActionCode(nn.Module):
         soft: share of transitions that get noise instead of being quantized, in training.
         soft_steps: first training steps, in which nothing is quantized and there is no noise.
         spread: whether channels are normalized over the batch.
-        temperature: of the soft assignment, softmax(-|u - code|^2 / temperature).
+        temperature: of the soft assignment, softmax(-|u - code|^2 / temperature), where u, in
+            [-1, 1], is what is quantized.
     """
 
     mean: Tensor
@@ -82,16 +83,22 @@ class ActionCode(nn.Module):
         """K."""
         return self.quantizer.num_codes
 
+    @property
+    def begun(self) -> Tensor:
+        """bool (): whether the soft steps are over. A tensor: an `if` would make a GPU wait."""
+        return self.steps >= self.soft_steps
+
     def forward(self, z: Tensor) -> Coded:
         """Running means move in training with gradients on, as a codebook's do."""
         with torch.autocast(z.device.type, enabled=False):
             u = self._spread(z.float())
-            quantized = self.quantizer(u)
+            smooth = u.tanh()
+            quantized = self.quantizer(u if isinstance(self.quantizer, FSQ) else smooth)
             vectors = quantized.vectors
             if self.training and torch.is_grad_enabled():
-                vectors = self._softened(u, vectors)
+                vectors = self._softened(smooth, vectors)
                 self.steps += 1
-            log_soft = self._log_soft(u)
+            log_soft = self._log_soft(smooth)
         return Coded(vectors, quantized.tokens, log_soft, quantized.loss, quantized.logs)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -113,16 +120,13 @@ class ActionCode(nn.Module):
         """What the decoder gets in training: not all of it quantized."""
         if isinstance(self.quantizer, FSQ):
             # Rounding to one of L levels moves a value by up to 1 / L.
-            smooth, noise = u.tanh(), (2 * torch.rand_like(u) - 1) / self.quantizer.levels
+            noise = (2 * torch.rand_like(u) - 1) / self.quantizer.levels
         else:
-            smooth, noise = u, VQ_NOISE * torch.randn_like(u)
-        begun = self.steps >= self.soft_steps  # without an `if`, for which a GPU would have to wait
-        unquantized = (torch.rand_like(u[..., :1]) < self.soft) | ~begun
-        return torch.where(unquantized, smooth + noise * begun, vectors)
+            noise = VQ_NOISE * torch.randn_like(u)
+        unquantized = (torch.rand_like(u[..., :1]) < self.soft) | ~self.begun
+        return torch.where(unquantized, u + noise * self.begun, vectors)
 
     def _log_soft(self, u: Tensor) -> Tensor:
         table = self.quantizer.codes(torch.arange(self.num_codes, device=u.device))  # K d
-        if isinstance(self.quantizer, FSQ):
-            u = u.tanh()
         distance = (u[..., None, :] - table.detach()).square().sum(dim=-1)
         return (-distance / self.temperature).log_softmax(dim=-1)
