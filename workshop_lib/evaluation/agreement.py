@@ -86,8 +86,9 @@ def agreement(codes: Tensor, actions: Tensor, fitted: Tensor, seed: int = 0) -> 
         [measure(torch.randint(count, (count,), generator=generator)) for _ in range(RESAMPLED)]
     )
     spread = (1.96 * drawn.std(dim=0)).tolist()
-    scores = [Score(value, width) for value, width in zip(values, spread, strict=True)]
-    return Agreement(*scores, majority=float((actions == commonest).double().mean()))
+    nmi, balanced, accuracy = (Score(v, width) for v, width in zip(values, spread, strict=True))
+    majority = float((actions == commonest).double().mean())
+    return Agreement(nmi, balanced, accuracy, majority)
 
 
 def mutual_information(codes: Tensor, actions: Tensor) -> float:

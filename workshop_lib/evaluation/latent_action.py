@@ -80,7 +80,8 @@ class LatentActionReport:
         rows.append(["codes in use", f"{100 * self.usage:.0f}% of {self.num_codes}"])
         rows.append(["perplexity", f"{self.perplexity:.1f}"])
         rows.append(["transitions", str(self.transitions)])
-        return "\n".join(f"{row[0]:<24}" + "".join(f"{cell:<20}" for cell in row[1:]) for row in rows)
+        lines = (f"{row[0]:<24}" + "".join(f"{cell:<20}" for cell in row[1:]) for row in rows)
+        return "\n".join(lines)
 
 
 def evaluate(

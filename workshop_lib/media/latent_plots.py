@@ -46,7 +46,8 @@ def confusion_matrix(counts: ArrayLike, meaning: Sequence[str] | None = None) ->
                     column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center",
                     color="white" if share[row, column] > DARK else "black",
                 )  # fmt: skip
-        ax.set_yticks(range(rows), [f"{n} ({int(t)})" for n, t in zip(MERGED_NAMES, total[:, 0])])
+        pressed = zip(MERGED_NAMES, total[:, 0], strict=True)
+        ax.set_yticks(range(rows), [f"{name} ({int(count)})" for name, count in pressed])
         labels = [f"{k}\n{names[k]}\n{100 * u:.0f}%" for k, u in zip(order, used, strict=True)]
         ax.set_xticks(range(len(order)), labels)
         ax.set(xlabel="code, what it stands for, its share of all", ylabel="pressed (how often)")
