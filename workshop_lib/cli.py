@@ -36,6 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.evaluation.tokenizer:evaluate",
         "PSNR, SSIM and codebook use on held-out frames, with pictures",
     ),
+    "evaluate lam": (
+        "workshop_lib.evaluation.latent_action:evaluate",
+        "latent actions beside the true ones, on held-out levels",
+    ),
     "evaluate world": (
         "workshop_lib.evaluation.world:evaluate",
         "open-loop rollouts of a world beside its controls, with videos",
