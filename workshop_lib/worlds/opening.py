@@ -20,7 +20,7 @@ WORLDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 OPTIONAL = ("lam",)
 # what the other files must hold
-FAMILY_OF = {"tokenizer": "tokenizer", "lam": "lam"}
+FAMILY_OF = {"tokenizer": "tokenizer", "lam": "latent_action"}
 
 
 def open_world(
