@@ -14,7 +14,7 @@ def test_perfect_codes_agree_and_random_ones_do_not() -> None:
     generator = torch.Generator().manual_seed(0)
     actions = torch.randint(MERGED, (64, 32), generator=generator)
     names = torch.tensor([3, 0, 5, 1, 4, 2])  # code of each action
-    fitted = 100.0 * torch.eye(MERGED)[names].T.T
+    fitted = 100.0 * torch.eye(MERGED)[names]
     perfect = agreement(names[actions], actions, fitted)
     assert perfect.nmi.mean > 0.999
     assert perfect.balanced.mean > 0.999
