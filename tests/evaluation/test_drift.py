@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.evaluation.worlds import ScrollWorld
-from workshop_lib.data.actions import RIGHT
+from workshop_lib.data.actions import RIGHT, RIGHT_JUMP
 from workshop_lib.evaluation.drift import long_play, measure_drift
 from workshop_lib.worlds.copy_world import CopyWorld
 
@@ -44,15 +44,30 @@ def drift(world, prompt, steps=60):
 def test_a_moving_picture_lives(prompt):
     report, film = drift(ScrollWorld(), prompt)
     assert (report.alive, report.steps, report.dreams) == (1, 60, 3)
-    assert max(report.still) == 0
+    assert max(report.still) == 0 and report.fresh > 0.7
     assert report.contrast == pytest.approx([1] * 10, rel=0.01)
     assert film.shape == (60, 64, 64, 3) and torch.equal(film[4], prompt[0][0, -1].roll(-5, 1))
 
 
 def test_a_frozen_picture_stands_still(prompt):
     report, _ = drift(CopyWorld(), prompt)
-    assert report.still == [1] * 10 and report.alive == 1
+    assert report.still == [1] * 10 and report.alive == 1 and report.fresh == 0
     assert "still 100% of the time" in report.line()
+
+
+class Running(ScrollWorld):
+    """Scrolls, and what comes in from the right is flat."""
+
+    def step(self, state, action):
+        frame, _ = super().step(state, action)
+        frame[:, :, -self.speed :] = 128
+        return frame, frame
+
+
+def test_level_that_is_not_there_is_not_fresh(prompt):
+    report, _ = drift(Running(), prompt)
+    assert report.fresh < 0.3 and max(report.still[:2]) == 0
+    assert drift(ScrollWorld(speed=-1), prompt)[0].fresh == 0  # the wrong way
 
 
 def test_a_fading_dream_dies(prompt):
@@ -72,6 +87,7 @@ def test_broken_numbers_are_seen_as_a_flat_picture(prompt):
 
 def test_long_play_holds_right_and_plays():
     play = long_play(4, 200)
+    assert set(play["run and jump"].unique().tolist()) == {RIGHT, RIGHT_JUMP}
     assert (play["right held"] == RIGHT).all() and play["mixed keys"].shape == (4, 200)
     assert len(play["mixed keys"].unique()) > 4
     assert not torch.equal(play["mixed keys"][0], play["mixed keys"][1])

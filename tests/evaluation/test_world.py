@@ -35,7 +35,7 @@ def test_the_command_writes_tables_pictures_and_videos(model, tmp_path, capsys):
     assert "6 clips after 8 frames of prompt" in printed and "right held: 20 steps" in printed
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["rollout"]["at"][4]["psnr"]["mean"] == report.rollout.at[4].psnr.mean
-    assert set(written["drift"]) == {"right held", "mixed keys"}
+    assert set(written["drift"]) == {"right held", "run and jump", "mixed keys"}
     assert len((tmp_path / "horizons.csv").read_text().splitlines()) == 6
     for name in ("horizons.png", "comparison.png"):
         assert len(Image.open(tmp_path / name).convert("RGB").getcolors(1 << 24)) > 20

@@ -145,11 +145,13 @@ class Dynamics(nn.Module):
         return x + action
 
     def embed_actions(self, led_by: Tensor) -> Tensor:
-        """int64 (B, T) to vectors (B, T, D).
+        """int64 (B, T) to vectors (B, T, D); or float (B, T, A + 1), shares, of unknown last.
 
         Raises WorkshopError for actions that there are not (on the CPU; a GPU would have to wait
         for the answer).
         """
+        if led_by.is_floating_point():
+            return led_by @ self.actions.weight
         count = self.config.num_actions
         outside = (led_by < UNKNOWN) | (led_by >= count)
         if led_by.device.type == "cpu" and outside.any():
@@ -200,7 +202,7 @@ class Dynamics(nn.Module):
         the share that copying the frame before would have right (accuracy_copy).
 
         latents: int64 (B, T - 1) or (B, T), the latent action after each frame, for drive
-            "latent".
+            "latent"; or float (B, T - 1, A), 1 for the action, through which gradients flow.
 
         Raises WorkshopError for a clip without tokens, or latents that do not go with the drive.
         """
@@ -252,6 +254,10 @@ class Dynamics(nn.Module):
                 f"loss() takes latents only with drive 'latent'; here it is {drive!r}"
             )
         after = clip.actions if latents is None else latents
+        if after.is_floating_point():
+            led_by = F.pad(after, (0, 1, 1, 0))
+            led_by[:, 0, -1] = 1  # nothing led to the first frame
+            return led_by
         return F.pad(after[:, : clip.actions.shape[1] - 1], (1, 0), value=UNKNOWN)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from workshop_lib.data.encoded import KEY, tokenizer_note
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import config_from_dict, model_classes
 from workshop_lib.models.files import read_metadata, save_model
+from workshop_lib.models.latent_driven import KEY as LAM_KEY
 
 
 def export(
@@ -37,18 +38,21 @@ def export(
     model_class, config_class = model_classes(config["family"])
     model = model_class(config_from_dict(config_class, config["model"]))
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "model."
+    # A dynamics driven by latent actions was trained in one model with these.
+    driven = any(key.startswith("model.dynamics.") for key in state)
+    prefix = "model.dynamics." if driven else "model."
     model.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
     target = Path(out) if out else folder / "model.safetensors"
-    notes = {"run": str(folder), **_tokenizer_note(folder, config)}
+    notes = {"run": str(folder), **_notes(folder, config)}
     save_model(model, config["family"], target, notes, dtype)
     print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")
     return target
 
 
-def _tokenizer_note(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Which tokenizer it was trained on: by the run's own file, else by its data."""
+def _notes(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """What it was trained with: by the run's own file, else by its data."""
     finished = folder / "model.safetensors"
     if finished.is_file():
-        return {key: text for key, text in read_metadata(finished).items() if key == KEY}
+        kept = (KEY, LAM_KEY)
+        return {key: text for key, text in read_metadata(finished).items() if key in kept}
     return tokenizer_note(config["data"]["path"])

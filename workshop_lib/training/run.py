@@ -28,6 +28,7 @@ from workshop_lib.data.encoded import tokenizer_note
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import model_classes
 from workshop_lib.models.files import save_model
+from workshop_lib.models.latent_driven import LatentDriven
 from workshop_lib.training.callbacks import (
     AveragedWeights,
     PreviewPictures,
@@ -36,6 +37,8 @@ from workshop_lib.training.callbacks import (
 )
 from workshop_lib.training.gan import GanConfig, GanTrainingModule, check_trainer
 from workshop_lib.training.kinds import settle_kinds
+from workshop_lib.training.latent import EXPORT as LAM_EXPORT
+from workshop_lib.training.latent import with_latent_actions
 from workshop_lib.training.module import TrainingModule
 from workshop_lib.training.optim import OptimConfig
 from workshop_lib.training.recipes import CONFIGS, expand, read_recipe
@@ -133,6 +136,13 @@ class RecipeCLI(LightningCLI):
                 default=None,
                 help="A discriminator to train against; setting any of its keys switches it on.",
             )
+        if self.family == "dynamics":
+            parser.add_argument(
+                "--lam", type=str | None, default=None, help="A latent action model's file."
+            )
+            parser.add_argument(
+                "--joint", type=bool, default=False, help="Train the latent actions, too."
+            )
         parser.add_argument("--family", type=str, default=self.family, help="Kind of model.")
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run folder.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
@@ -167,6 +177,9 @@ class RecipeCLI(LightningCLI):
         model: Any = self.model_type(self._get(self.config_init, "model"))
         if hasattr(model, "prepare"):
             model.prepare()
+        if self.family == "dynamics":
+            lam, joint = (self._get(self.config_init, key) for key in ("lam", "joint"))
+            model = with_latent_actions(model, lam, joint)
         optim, compiled = (self._get(self.config_init, key) for key in ("optim", "compile"))
         gan = self._get(self.config_init, "gan", default=None)
         if gan is None:
@@ -211,7 +224,15 @@ class RecipeCLI(LightningCLI):
             return
         folder = Path(self.trainer.log_dir or ".")
         notes = {"run": str(folder), **tokenizer_note(self.datamodule.path)}
-        save_model(self.model.model, self.family, folder / EXPORT, notes)
+        model = self.model.model
+        if isinstance(model, LatentDriven):
+            lam = self._get(self.config_init, "lam")
+            if model.joint:
+                lam = folder / LAM_EXPORT
+                save_model(model.lam, "latent_action", lam, {"run": str(folder)})
+            notes |= model.note(Path(lam).name)
+            model = model.dynamics
+        save_model(model, self.family, folder / EXPORT, notes)
         print(f"{folder}: trained {self.trainer.global_step} steps; the model is {folder / EXPORT}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from workshop_lib.data.encoded import check_tokenizer, tokenizer_beside
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model, read_metadata
+from workshop_lib.models.latent_driven import check_lam, lam_beside
 from workshop_lib.worlds.world import World
 
 # family of the model: (module, class, the models that it is made of, in its order); imported when
@@ -51,6 +52,8 @@ def open_world(
     module, name, parts = WORLDS[family]
     if tokenizer is None and "tokenizer" in parts:
         tokenizer = tokenizer_beside(model, metadata)
+    if lam is None and "lam" in parts:
+        lam = lam_beside(model, metadata)
     others = {"tokenizer": tokenizer, "lam": lam}
     for part, path in others.items():
         if path is not None and part not in parts:
@@ -71,7 +74,9 @@ def open_world(
     paths = {"model": model, **others}
     files = [paths[part] for part in parts]
     place = _device(device)
-    models = [None if path is None else load_model(path, place) for path in files]
+    models: list[Any] = [None if path is None else load_model(path, place) for path in files]
+    if lam is not None:
+        check_lam(metadata, models[parts.index("lam")], lam)
     world: World = world_class(*models, **given)
     return world
 
