@@ -19,11 +19,11 @@ BUILDS_ON: dict[str, set[str]] = {
     "nn": set(),
     "media": {"data"},
     "models": {"nn", "data.clip"},
-    "training": {"models", "data", "media"},
-    "worlds": {"models", "data"},
-    "pretrained": {"worlds"},
-    "evaluation": {"worlds", "media", "pretrained"},
-    "play": {"worlds", "media", "pretrained"},
+    "pretrained": {"models", "data"},
+    "training": {"models", "data", "media", "pretrained"},
+    "worlds": {"models", "data", "pretrained"},
+    "evaluation": {"worlds", "media"},
+    "play": {"worlds", "media"},
 }
 # Not upward or downward: usable by all.
 FOR_ALL = {"", "errors"}

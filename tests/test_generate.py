@@ -148,6 +148,17 @@ def test_the_film_shows_reality_above_the_dream_with_the_keys(world, prompt):
     assert lit == [a != NOTHING for a in pressed] + [False]
 
 
+def test_reality_may_stand_beside_the_dream(world, prompt):
+    pressed = prompt.later_actions[:5]
+    dreamed, real = dream(world, prompt, pressed), prompt.later_frames[:5]
+    above = film(prompt, dreamed, real, pressed)
+    beside = film(prompt, dreamed, real, pressed, beside=True)
+    height, width = beside.shape[1], above.shape[2]
+    assert height < above.shape[1] and 2 * width <= beside.shape[2]
+    assert np.array_equal(beside[:, :, :width], above[:, :height])
+    assert np.array_equal(beside[:, :, -width:], above[:, -height:])
+
+
 def test_each_frame_shows_the_key_pressed_at_it(prompt):
     """After the prompt's last frame the pattern's first key is lit, and so on."""
     actions = torch.tensor([LEFT, RIGHT_JUMP])

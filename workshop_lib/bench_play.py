@@ -1,4 +1,4 @@
-"""How fast a token world plays here: `workshop bench play`."""
+"""How fast a world of tokens or of diffusion plays here: `workshop bench play`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from workshop_lib.models.dynamics import Dynamics
 from workshop_lib.models.files import load_model
 from workshop_lib.models.maskgit import unmask
 from workshop_lib.models.tokenizer import Tokenizer
+from workshop_lib.pretrained import find_file
 from workshop_lib.worlds.token_world import TokenState, TokenWorld
 
 WARM_UP = 3  # steps that are not counted
@@ -37,21 +38,27 @@ def bench_play(
     frames: int = 40,
     out: str | None = None,
 ) -> None:
-    """Measures how many frames a second a token world plays, with and without its cache.
+    """Measures how many frames a second a world plays, with and without its cache.
 
     A frame is a whole step: unmask its tokens, decode them to pixels. The prompt fills the window
     and is encoded once. Without the cache, the whole window runs through the dynamics at each
     step of unmasking. Both are measured in turn, in one run.
 
     Args:
-        dynamics: a recipe, whose model plays untrained (as fast as trained), or a safetensors
-            file.
+        dynamics: a recipe, whose model plays untrained (as fast as trained), a safetensors
+            file, or the name of a pretrained model; or, for a world without tokens, those of
+            a diffusion model.
         tokenizer: a recipe or file, likewise.
-        steps: of unmasking.
+        steps: of unmasking, or of denoising.
         frames: how many are measured.
         out: write the figures to this JSON file too.
     """
-    parts = _model(tokenizer, Tokenizer), _model(dynamics, Dynamics)
+    model = _model(dynamics)
+    if hasattr(model, "denoise"):
+        from workshop_lib.bench_diffusion import play_diffusion
+
+        return play_diffusion(model, dynamics, steps, frames, out)
+    parts = _of_kind(tokenizer, _model(tokenizer), Tokenizer), _of_kind(dynamics, model, Dynamics)
     world = TokenWorld(*parts, steps=steps)
     size, window = world.tokenizer.config.size, world.dynamics.config.window
     prompt = torch.randint(256, (1, window, size, size, 3), dtype=torch.uint8)
@@ -67,7 +74,7 @@ def bench_play(
         "without": lambda: uncached_step(world, state, action),
         "decoding alone": lambda: world.tokenizer.decode(state.tokens[:, -world.shown :]),
     }
-    figures = _in_turn(runs, frames)
+    figures = in_turn(runs, frames)
     start = time.perf_counter()
     world.begin(prompt, torch.zeros(1, window - 1, dtype=torch.int64))
     encoding = 1e3 * (time.perf_counter() - start)
@@ -77,10 +84,15 @@ def bench_play(
         Path(out).write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _model(name: str, kind: type[Any]) -> Any:
+def _model(name: str) -> Any:
     from workshop_lib.training.live import from_recipe
 
-    model: nn.Module = load_model(name) if Path(name).is_file() else from_recipe(name)[0]
+    path = find_file(name)
+    model: nn.Module = load_model(path) if path.is_file() else from_recipe(name)[0]
+    return model
+
+
+def _of_kind(name: str, model: Any, kind: type[Any]) -> Any:
     if not isinstance(model, kind):
         raise WorkshopError(f"{name}: is a {type(model).__name__}, not a {kind.__name__}")
     return model
@@ -109,14 +121,16 @@ def uncached_step(world: TokenWorld, state: TokenState, action: Tensor) -> Tenso
     return world.tokenizer.decode(shown)[:, -1]
 
 
-def _in_turn(runs: dict[str, Callable[[], object]], times: int) -> dict[str, Speed]:
+def in_turn(
+    runs: dict[str, Callable[[], object]], times: int, warm_up: int = WARM_UP
+) -> dict[str, Speed]:
     """Each run many times, turn and turn about, so that a busy moment strikes all alike."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for number in range(WARM_UP + times):
+    for number in range(warm_up + times):
         for name, run in runs.items():
             clock, cpu = time.perf_counter(), time.process_time()
             run()
-            if number >= WARM_UP:
+            if number >= warm_up:
                 taken[name].append((time.perf_counter() - clock, time.process_time() - cpu))
     medians = {name: torch.tensor(pairs).median(dim=0).values for name, pairs in taken.items()}
     return {name: Speed(*(1e3 * pair).tolist()) for name, pair in medians.items()}

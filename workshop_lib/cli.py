@@ -21,6 +21,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.media.footage:import_footage",
         "videos, pictures, .npz, .h5 to episodes",
     ),
+    "import weights": (
+        "workshop_lib.models.oasis_weights:import_weights",
+        "public CoinRun diffusion weights to a model file",
+    ),
     "convert": (
         "workshop_lib.data.convert:convert",
         "shards to another format (memmap .npy, .npz)",
@@ -44,6 +48,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.evaluation.world:evaluate",
         "open-loop rollouts of a world beside its controls, with videos",
     ),
+    "evaluate worlds": (
+        "workshop_lib.evaluation.compare:evaluate",
+        "several worlds beside each other: one table, one figure",
+    ),
     "evaluate control": (
         "workshop_lib.evaluation.control:evaluate",
         "whether a world does what is pressed, against the real game",
@@ -52,9 +60,35 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.generate:generate",
         "a world's dream from a prompt and keys, as a video",
     ),
+    "play": ("workshop_lib.play.page:serve", "play a world in the browser, without a notebook"),
     "export": ("workshop_lib.training.export:export", "a trained run as one safetensors file"),
+    "pretrained list": (
+        "workshop_lib.pretrained.verbs:list_models",
+        "the trained models, and where they lie on this machine",
+    ),
+    "pretrained pull": ("workshop_lib.pretrained.verbs:pull", "download trained models by name"),
+    "pretrained verify": (
+        "workshop_lib.pretrained.verbs:verify",
+        "compare trained models with the registry, and open them",
+    ),
+    "pretrained add": (
+        "workshop_lib.pretrained.adding:add",
+        "register a trained model, with how it was made and measured",
+    ),
+    "pretrained publish": (
+        "workshop_lib.pretrained.verbs:publish",
+        "write trained models where others can pull them",
+    ),
+    "scaling": (
+        "workshop_lib.scaling:scaling",
+        "several sizes with equal compute, and the law that they follow",
+    ),
     "bench": ("workshop_lib.bench:bench", "how fast data is recorded and loaded here"),
-    "bench play": ("workshop_lib.bench_play:bench_play", "how fast a token world plays here"),
+    "bench play": ("workshop_lib.bench_play:bench_play", "how fast a world plays here"),
+    "bench train": (
+        "workshop_lib.bench_diffusion:bench_train",
+        "how fast a diffusion model trains here",
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from workshop_lib.data.shards import read_episode
 from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 from workshop_lib.media.keys import PROCGEN_KEYS, Keys
-from workshop_lib.media.overlay import draw_keys, stack
+from workshop_lib.media.overlay import draw_keys, side_by_side, stack
 from workshop_lib.media.video import write_video
 from workshop_lib.worlds.game_world import GameState, GameWorld
 from workshop_lib.worlds.opening import open_world
@@ -43,17 +43,20 @@ def generate(
     device: str = "auto",
     steps: int | None = None,
     temperature: float | None = None,
+    sampler: Literal["ddim", "euler", "heun", "dpm"] | None = None,
+    guidance: float | None = None,
     dream_seed: int | None = None,
     seed: int = 0,
     scale: int = 4,
     fps: float = 15,
+    beside: bool = False,
 ) -> Path:
     """Lets a world dream on from a prompt and writes it as a video with the pressed keys lit.
 
     Where it is known how things really went on, that is shown above the dream.
 
     Args:
-        model: the safetensors file of a world's model.
+        model: the safetensors file of a world's model, or the name of a pretrained one.
         out: NAME.mp4 or NAME.gif.
         prompt: a split folder, a picture (PNG, JPEG), or level:NUMBER for that level of the real
             game.
@@ -72,16 +75,20 @@ def generate(
         device: where it dreams: cpu, cuda, or auto for the GPU if there is one.
         steps: of making a frame, in worlds that take several; by default the world's own.
         temperature: of the world's draws, in worlds of tokens; by default the world's own.
+        sampler: of the noise, in worlds of diffusion; by default the world's own.
+        guidance: there, how much more the action counts; 1 is no more, at half the price.
         dream_seed: of the world's draws, in worlds that draw; by default the world's own.
         seed: of random actions.
         scale: how much to enlarge the frames.
         fps: frames per second of the video.
+        beside: show what really came to the left of the dream, not above it.
     """
     if Path(out).suffix.lower() not in (".mp4", ".gif"):
         raise WorkshopError(f"{out}: --out must end in .mp4 or .gif")
     if frames < 1:
         raise WorkshopError(f"--frames must be 1 or more, got {frames}")
-    options = {"steps": steps, "temperature": temperature, "seed": dream_seed}
+    options: dict[str, Any] = {"steps": steps, "temperature": temperature, "seed": dream_seed}
+    options |= {"sampler": sampler, "guidance": guidance}
     world: Any = open_world(model, tokenizer, lam, device, **options)
     if prompt.startswith(LEVEL):
         begun = live_prompt(prompt, look, length)
@@ -95,7 +102,7 @@ def generate(
         keys = [(f"code {code}",) for code in range(world.num_actions)]
     pressed = choose_actions(actions, begun, world.num_actions, frames, seed)
     dreamed, real = dream(world, begun, pressed), really(begun, pressed)
-    write_video(out, film(begun, dreamed, real, pressed, scale, keys), fps)
+    write_video(out, film(begun, dreamed, real, pressed, scale, keys, beside), fps)
     print(f"{out}: {len(begun.frames)} frames of prompt and {len(dreamed)} dreamed")
     return Path(out)
 
@@ -255,11 +262,12 @@ def film(
     actions: Tensor,
     scale: int = 4,
     keys: Sequence[Keys] = PROCGEN_KEYS,
+    beside: bool = False,
 ) -> np.ndarray:
     """Prompt and dream with the keys that were pressed: uint8 (T + n, H', W', 3).
 
-    real: uint8 (m, H, W, C), m <= n: shown above the dream, its last frame darkened where it is
-    over; nothing is shown above if there is none.
+    real: uint8 (m, H, W, C), m <= n: shown above the dream, or to the left of it, its last frame
+        darkened where it is over; nothing is shown there if there is none.
     """
     T, n, m = len(prompt.frames), len(dreamed), len(real)
     pressed = torch.cat([prompt.actions, actions]).numpy()
@@ -270,4 +278,4 @@ def film(
     over = (real[-1:] // 3).expand(n - m, *real.shape[1:])
     captions = ["real"] * (T + m) + ["over"] * (n - m)
     above = draw_keys(torch.cat([prompt.frames, real, over]), pressed, scale, captions, keys)
-    return stack([above, below])
+    return side_by_side([above, below]) if beside else stack([above, below])

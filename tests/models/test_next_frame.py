@@ -109,7 +109,7 @@ def test_it_says_how_far_the_picture_moves(trained):
 
 def test_it_trains_on_short_pasts_as_prompts_are_filled_up(clip):
     model = make(frames=4, short=1.0)
-    past, pressed = model._shorten(clip.video[:, :4], clip.actions[:, :4])
+    past, pressed = model.shorten(clip.video[:, :4], clip.actions[:, :4])
     for b in range(2):
         kept = 4 - int((pressed[b] == model.null).sum())
         assert 1 <= kept < 4
@@ -118,7 +118,7 @@ def test_it_trains_on_short_pasts_as_prompts_are_filled_up(clip):
         )
         assert torch.equal(past[b], frames_to_video(frames)[0])
         assert torch.equal(pressed[b, :-1], actions[0])
-    whole = make(frames=4, short=0.0)._shorten(clip.video[:, :4], clip.actions[:, :4])
+    whole = make(frames=4, short=0.0).shorten(clip.video[:, :4], clip.actions[:, :4])
     assert torch.equal(whole[0], clip.video[:, :4]) and torch.equal(whole[1], clip.actions[:, :4])
 
 
@@ -191,6 +191,43 @@ def test_a_gray_model_sees_and_shows_gray(clip):
     near = model.predict(gray[:, :3].expand(-1, -1, -1, -1, 3).contiguous(), clip.actions[:, :4])
     assert (near.int() - dream.int()).abs().float().mean() < 1
     assert torch.isfinite(model.train().loss(clip)[0])
+
+
+def test_an_old_form_model_sees_gray_pictures_of_its_own_size(clip):
+    model = shaken(channels=1, size=84, unroll=2).eval()
+    assert model.see(clip.frames[:, :3]).shape == (2, 3, 1, 84, 84)
+    dream = model.predict(clip.frames[:, :3], clip.actions[:, :4])
+    assert dream.shape == (2, 2, 64, 64, 3)
+    # what it shows of an untrained prediction is the last frame, there and back
+    copied = make(channels=1, size=84).eval().predict(clip.frames[:, :3], clip.actions[:, :3])
+    gray = clip.frames[:, 2].float().mean(dim=-1, keepdim=True)
+    assert (copied[:, 0].float() - gray).abs().mean() < 6
+    assert torch.isfinite(model.train().loss(clip)[0])
+
+
+def test_several_frames_from_one_pass_learn_clips_too(clip):
+    model = make(ahead=2, noise=0.0, short=0.0)
+    train(model, lambda: clip, steps=120)
+    dream = model.predict(clip.frames[:, :3], clip.actions[:, :4])
+    error = frames_to_video(dream) - frames_to_video(clip.frames[:, 3:5])
+    assert 10 * torch.log10(4 / error.square().mean()) > 24
+
+
+def test_several_frames_come_by_the_actions_between_them(clip):
+    model = shaken(ahead=3).eval()
+    video, actions = model.see(clip.frames[:, :3]), clip.actions[:, :5].clone()
+    frames = model.several(video, actions)
+    assert frames.shape == (2, 3, 3, 64, 64)
+    for place in range(5):
+        other = actions.clone()
+        other[:, place] = (other[:, place] + 1) % 15
+        assert (model.several(video, other) - frames).abs().max() > 1e-4
+    # what is not known yet is held
+    held = torch.cat([actions[:, :3], actions[:, 2:3], actions[:, 2:3]], dim=1)
+    assert torch.equal(model(video, actions[:, :3]), model.several(video, held)[:, 0])
+    # a rollout of 4 is one pass of 3 and one more frame
+    rollout = model.predict(clip.frames[:, :3], clip.actions[:, :6])
+    assert torch.equal(rollout[:, :3], model.predict(clip.frames[:, :3], clip.actions[:, :5]))
 
 
 def test_a_saved_model_is_the_same_one(tmp_path, clip):

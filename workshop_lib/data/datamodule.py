@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import lightning
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 from workshop_lib.data.clip import Clip
 from workshop_lib.data.clips import ClipBatches, ClipConfig, fixed_clips
 from workshop_lib.data.splits import load_manifest, split_shards
+from workshop_lib.errors import WorkshopError
 
 
 def clip_loader(clips: ClipBatches, workers: int = 0, pin_memory: bool = False) -> DataLoader[Clip]:
@@ -29,6 +32,42 @@ def clip_loader(clips: ClipBatches, workers: int = 0, pin_memory: bool = False) 
     )
 
 
+class InParts:
+    """The clips of a loader, each cut into so many equal parts, one after the other."""
+
+    def __init__(self, loader: DataLoader[Clip], parts: int) -> None:
+        self.loader, self.parts = loader, parts
+
+    def __iter__(self) -> Iterator[Clip]:
+        for clip in self.loader:
+            size = -(-len(clip) // self.parts)
+            for start in range(0, len(clip), size):
+                yield clip[start : start + size]
+
+
+def parts_of_batch(batch_size: int, processes: int, micro_batch: int | None) -> int:
+    """In how many parts a process trains on its share of a global batch.
+
+    batch_size: clips in a global batch. micro_batch: clips that a process takes at once; None for
+    its whole share.
+
+    Raises WorkshopError where they do not divide each other.
+    """
+    share, left = divmod(batch_size, processes)
+    if left:
+        raise WorkshopError(
+            f"data.batch_size {batch_size} must be a multiple of the {processes} processes"
+        )
+    if micro_batch is None or micro_batch >= share:
+        return 1
+    if micro_batch < 1 or share % micro_batch:
+        raise WorkshopError(
+            f"data.micro_batch {micro_batch} must divide a process's share of a batch: {share} "
+            f"clips (data.batch_size {batch_size} over {processes} processes)"
+        )
+    return share // micro_batch
+
+
 class ClipDataModule(lightning.LightningDataModule):
     """Batches of clips from the three sets of a split folder.
 
@@ -42,6 +81,8 @@ class ClipDataModule(lightning.LightningDataModule):
         workers: processes that read.
         in_memory: keep all decoded episodes in memory.
         seed: of the order of the clips.
+        micro_batch: clips that a process trains on at once, where its share of a batch does not
+            fit into memory; gradients of the parts are added up. None for the whole share.
     """
 
     def __init__(
@@ -55,10 +96,12 @@ class ClipDataModule(lightning.LightningDataModule):
         workers: int = 0,
         in_memory: bool = False,
         seed: int = 0,
+        micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         load_manifest(path)  # a wrong folder is said before anything starts
         self.path, self.val_batches, self.workers = path, val_batches, workers
+        self.micro_batch = micro_batch
         self.config = ClipConfig(
             length=length,
             batch_size=batch_size,
@@ -67,6 +110,12 @@ class ClipDataModule(lightning.LightningDataModule):
             in_memory=in_memory,
             seed=seed,
         )
+
+    @property
+    def parts(self) -> int:
+        """In how many parts each process takes its share of a batch."""
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        return parts_of_batch(self.config.batch_size, world_size, self.micro_batch)
 
     def clips(self, split: str, start_batch: int = 0) -> ClipBatches:
         """The clips of "train", "val" or "test" for this rank."""
@@ -78,19 +127,20 @@ class ClipDataModule(lightning.LightningDataModule):
         fixed = replace(self.config, in_memory=True)
         return fixed_clips(shards, fixed, self.val_batches, rank, world_size)
 
-    def train_dataloader(self) -> DataLoader[Clip]:
+    def train_dataloader(self) -> Any:
         """Endless; resumed training goes on with the batch after the last one trained on."""
         trainer = self.trainer
         done = 0
-        if trainer is not None:
-            done = trainer.global_step * max(1, trainer.accumulate_grad_batches)
+        if trainer is not None:  # in global batches, whatever parts they are taken in
+            done = trainer.global_step * max(1, trainer.accumulate_grad_batches) // self.parts
         return self._loader(self.clips("train", start_batch=done))
 
-    def val_dataloader(self) -> DataLoader[Clip]:
+    def val_dataloader(self) -> Any:
         return self._loader(self.clips("val"))
 
-    def test_dataloader(self) -> DataLoader[Clip]:
+    def test_dataloader(self) -> Any:
         return self._loader(self.clips("test"))
 
-    def _loader(self, clips: ClipBatches) -> DataLoader[Clip]:
-        return clip_loader(clips, self.workers, pin_memory=torch.cuda.is_available())
+    def _loader(self, clips: ClipBatches) -> DataLoader[Clip] | InParts:
+        loader = clip_loader(clips, self.workers, pin_memory=torch.cuda.is_available())
+        return loader if self.parts == 1 else InParts(loader, self.parts)

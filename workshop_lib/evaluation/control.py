@@ -103,7 +103,7 @@ def evaluate(
     """Measures whether a world does what is pressed, against the real game from the same moments.
 
     Args:
-        model: the safetensors file of a world's model.
+        model: the safetensors file of a world's model, or the name of a pretrained one.
         look: of the real game: mono, easy or hard.
         levels: START:STOP or train, val or test; take levels that it was not trained on.
         starts: how many moments of the real game, each of another level.

@@ -27,6 +27,7 @@ from workshop_lib.evaluation.metrics import Score, psnr, score, write_json
 from workshop_lib.models.files import load_model, read_metadata
 from workshop_lib.models.latent_action import LatentActionModel
 from workshop_lib.nn.codebook import CodebookUse
+from workshop_lib.pretrained import find_file
 
 BATCH = 32
 HORIZON = 4  # frames; Genie's t in delta_t PSNR
@@ -100,7 +101,7 @@ def evaluate(
     The ceiling: the same encoder, trained as long with the true actions told.
 
     Args:
-        model: the safetensors file of a latent action model.
+        model: the safetensors file of a latent action model, or a pretrained one's name.
         data: a split folder, with actions.
         split: which of its sets.
         clips: how many episodes, each another one; all there are if there are fewer.
@@ -110,6 +111,7 @@ def evaluate(
         seed: of the choice of clips, of random codes and of the ceiling.
         out: folder for report.json and confusion.png.
     """
+    model = str(find_file(model))
     lam = load_model(model, _device(device))
     if not isinstance(lam, LatentActionModel):
         raise WorkshopError(f"{model}: holds a {type(lam).__name__}, not a latent action model")

@@ -20,6 +20,7 @@ from workshop_lib.evaluation.metrics import Score, psnr_per_clip, score, ssim_pe
 from workshop_lib.models.files import load_model
 from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.nn.codebook import CodebookUse
+from workshop_lib.pretrained import find_file
 
 BATCH = 8
 
@@ -71,7 +72,7 @@ def evaluate(
     """Measures a tokenizer on held-out clips, and draws what it does.
 
     Args:
-        model: the safetensors file of a tokenizer.
+        model: the safetensors file of a tokenizer, or the name of a pretrained one.
         data: a split folder.
         split: which of its sets.
         clips: how many clips are measured.
@@ -79,7 +80,7 @@ def evaluate(
         seed: of the choice of clips.
         out: folder for report.json, reconstructions.png, tokens.png and codebook.png.
     """
-    tokenizer = load_model(model)
+    tokenizer = load_model(find_file(model))
     if not isinstance(tokenizer, Tokenizer):
         raise WorkshopError(f"{model}: holds a {type(tokenizer).__name__}, not a tokenizer")
     time_patch = tokenizer.config.time_patch  # it takes 1 + a multiple of that

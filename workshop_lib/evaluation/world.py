@@ -62,7 +62,7 @@ def evaluate(
     The controls: copying the last frame of the prompt, and another episode's actions.
 
     Args:
-        model: the safetensors file of a world's model.
+        model: the safetensors file of a world's model, or the name of a pretrained one.
         data: a split folder.
         split: which of its sets.
         clips: how many episodes, each another one; all there are if there are fewer.

@@ -12,6 +12,12 @@ from workshop_lib.errors import WorkshopError
 
 # family: (module, model class, config class); imported when asked for
 FAMILIES: dict[str, tuple[str, str, str]] = {
+    "diffusion": ("workshop_lib.models.diffusion", "Diffusion", "DiffusionConfig"),
+    "diffusion_unet": (
+        "workshop_lib.models.diffusion_unet",
+        "DiffusionUNet",
+        "DiffusionUNetConfig",
+    ),
     "dynamics": ("workshop_lib.models.dynamics", "Dynamics", "DynamicsConfig"),
     "tokenizer": ("workshop_lib.models.tokenizer", "Tokenizer", "TokenizerConfig"),
     "latent_action": (

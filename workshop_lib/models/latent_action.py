@@ -11,6 +11,9 @@ Unlike Genie's, code t must help to draw not only frame t + 1 but any frame up t
 held moves the eighth by many: from far off, left and right are the largest thing there is to say,
 and what the past says already, the speed, counts for less. The encoder never sees more than frame
 t + 1, so code t speaks of what was pressed at t, and not of what came after it.
+
+And code t must tell how the player looks in frame t + 1, which way he is facing above all: see
+models/latent_portrait.py, without which codes say little about keys.
 """
 
 from __future__ import annotations
@@ -34,9 +37,11 @@ from workshop_lib.models.latent_config import (
     TransformerEncoderConfig,
     UNetDecoderConfig,
 )
+from workshop_lib.models.latent_portrait import Portrait
 from workshop_lib.models.tokenizer import psnr
 
 COND = 64  # channels of the decoder's condition
+PORTRAYED = 1  # first channels of a code's vector, for the portrait alone to shape
 STILL = 0.003  # mean squared error below which a prediction need not get better
 
 
@@ -71,6 +76,9 @@ class LatentActionModel(nn.Module):
             self.decoder = TransformerDecoder(
                 config.decoder, config.size, config.history, COND, config.scale, config.from_first
             )
+        self.portrait: Portrait | None = None
+        if config.portrait:
+            self.portrait = Portrait(config.portrait, config.size, PORTRAYED)
         self.register_buffer("keys", torch.full((len(config.action_codes),), -1))
 
     @property
@@ -115,7 +123,10 @@ class LatentActionModel(nn.Module):
             generator = torch.Generator(clip.frames.device).manual_seed(0)
         places, distances = self._draw(clip.frames, generator)
         coded = self.read(seen, places)
-        cond = self._condition(coded.vectors)
+        vectors = coded.vectors
+        if self.portrait is not None:  # its digit is its own; the decoder only reads it
+            vectors = torch.cat([vectors[..., :PORTRAYED].detach(), vectors[..., PORTRAYED:]], -1)
+        cond = self._condition(vectors)
         if self.training and config.drop:
             cond = cond * (torch.rand_like(cond[..., :1]) >= config.drop)
         drawn = self._predictions(clip.frames, cond + self.distance(distances - 1), places)
@@ -129,6 +140,14 @@ class LatentActionModel(nn.Module):
         spread = self.code.begun * entropy_of_mean(coded.log_soft)
         loss = measured + coded.loss - config.entropy * spread
         logs = {"psnr": psnr(drawn.detach(), target), **coded.logs}
+        if self.portrait is not None:
+            last, following = (
+                frames_to_video(gather_frames(clip.frames, places + i)).flatten(0, 1)
+                for i in range(2)
+            )
+            portrayed = coded.vectors[..., :PORTRAYED].flatten(0, 1)
+            logs["portrait"] = self.portrait.error(following, last, portrayed)
+            loss = loss + config.portrait_weight * logs["portrait"]
         if config.labels:
             named, logs["label_accuracy"] = self._label_loss(clip, coded, places)
             loss = loss + config.label_weight * named
@@ -145,7 +164,8 @@ class LatentActionModel(nn.Module):
         """
         self._check_frames(frames)
         frames = frames[:, -1:] if self.config.from_first else frames
-        cond = self._condition(self.code.decode(codes)) + self.distance.weight[0]
+        vectors = self.code.decode(codes)
+        cond = self._condition(vectors) + self.distance.weight[0]
         video, length = frames_to_video(frames), frames.shape[1]
         if isinstance(self.decoder, TransformerDecoder):
             past = self.read(frames, self._all_places(frames)).vectors
@@ -155,6 +175,9 @@ class LatentActionModel(nn.Module):
                 following = self.decoder.draw(self._last(video), cond[:, i])
             else:
                 following = self.decoder.draw(video, cond[:, : length + i])[:, -1]
+            if self.portrait is not None:
+                portrayed = vectors[:, i, :PORTRAYED]
+                following = self.portrait.paint(following, video[:, -1], portrayed)
             video = torch.cat([video, following[:, None].clamp(-1, 1)], dim=1)
         return video_to_frames(video[:, length:])
 

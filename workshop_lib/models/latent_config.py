@@ -81,6 +81,9 @@ class LatentActionConfig:
     transitions: how many of each clip a step is trained on, drawn at random; 0 for all.
     loss: "mse", or "log", the logarithm of each prediction's error: then frames in which little
         changes count as much as jumps.
+    portrait: pixels across the middle of frame t + 1, where the player is, that are drawn from what
+        is around them and code t, an even number; 0 for no such thing. portrait_weight: of their
+        mean squared error.
     soft, soft_steps, spread, temperature: see models/latent_code.py, ActionCode.
     drop: share of transitions for which the decoder gets no code, in training: so it learns what
         the past alone says, and the code need not repeat it.
@@ -101,6 +104,8 @@ class LatentActionConfig:
     scale: int = 1
     transitions: int = 0
     loss: Literal["mse", "log"] = "mse"
+    portrait: int = 0
+    portrait_weight: float = 2.0
     soft: float = 0.5
     soft_steps: int = 0
     spread: bool = True
@@ -119,10 +124,13 @@ class LatentActionConfig:
         for name in ("soft", "drop", "labels"):
             if not 0 <= getattr(self, name) <= 1:
                 raise WorkshopError(f"model.{name} must be in [0, 1], got {getattr(self, name)}")
-        if min(self.transitions, self.entropy, self.soft_steps) < 0 or self.temperature <= 0:
+        if (
+            min(self.transitions, self.entropy, self.soft_steps, self.portrait) < 0
+            or self.temperature <= 0
+        ):
             raise WorkshopError(
-                "model.transitions, entropy and soft_steps must not be negative, and temperature "
-                "must be above 0"
+                "model.transitions, entropy, soft_steps and portrait must not be negative, and "
+                "temperature must be above 0"
             )
         if self.size % self.scale:
             raise WorkshopError(f"model.scale {self.scale} must divide model.size {self.size}")

@@ -34,6 +34,7 @@ class FrameUNetConfig:
         half-way.
     cond_dim: width D of the condition.
     displacement: False leaves the residual alone, added to the last frame.
+    ahead: how many frames come out of one pass.
     """
 
     frames: int = 4
@@ -44,9 +45,10 @@ class FrameUNetConfig:
     middle: int = 4
     cond_dim: int = 128
     displacement: bool = True
+    ahead: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("frames", "channels", "patch", "depth", "middle", "cond_dim"):
+        for name in ("frames", "channels", "patch", "depth", "middle", "cond_dim", "ahead"):
             if getattr(self, name) < 1:
                 raise WorkshopError(f"model.{name} must be 1 or more, got {getattr(self, name)}")
         if self.width < GROUPS or self.width % GROUPS:
@@ -71,8 +73,9 @@ class FrameUNet(nn.Module):
             config.depth,
             config.middle,
         )
-        maps = config.channels + (2 if config.displacement else 0)
-        self.head = nn.Conv2d(config.width, maps * config.patch**2, 3, padding=1)
+        self.maps = config.channels + (2 if config.displacement else 0)  # of a frame
+        outputs = config.ahead * self.maps * config.patch**2
+        self.head = nn.Conv2d(config.width, outputs, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -88,6 +91,12 @@ class FrameUNet(nn.Module):
 
         next(p) = last(p - displacement(p)) + residual(p); 0 for a network without displacement.
         """
+        frames, displacements = self.several(video, cond)
+        return frames[:, 0], displacements[:, 0]
+
+    def several(self, video: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """All frames of one pass, (B, ahead, C, H, W), each by a displacement of the last frame
+        seen, (B, ahead, 2, H, W), and a residual."""
         config = self.config
         if video.ndim != 5 or video.shape[1:3] != (config.frames, config.channels):
             raise WorkshopError(
@@ -96,13 +105,14 @@ class FrameUNet(nn.Module):
             )
         height, width = video.shape[-2:]
         x = F.pixel_unshuffle(_pad(video.flatten(1, 2), 2 * config.patch), config.patch)
-        x = self.head(self.body(x, cond))
-        x = F.pixel_shuffle(x, config.patch)[..., :height, :width].float()
-        last = video[:, -1]
-        residual, displacement = x[:, : config.channels], x[:, config.channels :]
+        x = F.pixel_shuffle(self.head(self.body(x, cond)), config.patch)[..., :height, :width]
+        x = x.float().unflatten(1, (config.ahead, self.maps))
+        last = video[:, -1:].expand(-1, config.ahead, -1, -1, -1)
+        residual, displacement = x[:, :, : config.channels], x[:, :, config.channels :]
         if not config.displacement:
-            return last + residual, torch.zeros_like(x[:, :2])
-        return displace(last, displacement) + residual, displacement
+            return last + residual, torch.zeros_like(x[:, :, :2])
+        moved = displace(last.flatten(0, 1), displacement.flatten(0, 1))
+        return moved.unflatten(0, last.shape[:2]) + residual, displacement
 
 
 def displace(frame: Tensor, displacement: Tensor) -> Tensor:

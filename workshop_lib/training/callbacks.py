@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 from workshop_lib.data.clip import Clip
+from workshop_lib.training.checkpoints import run_folder
 from workshop_lib.training.optim import ema_decay
 
 
@@ -103,11 +104,12 @@ class PreviewPictures(Callback):
             self._save(trainer, module)
 
     def _save(self, trainer: lightning.Trainer, module: Any) -> None:
-        if self._clip is None or not trainer.is_global_zero or trainer.log_dir is None:
+        folder = run_folder(trainer)
+        if self._clip is None or not trainer.is_global_zero or folder is None:
             return
         if not hasattr(module.model, "preview"):
             return
-        path = Path(trainer.log_dir) / "previews" / f"step-{trainer.global_step:07d}.png"
+        path = folder / "previews" / f"step-{trainer.global_step:07d}.png"
         if path.exists():
             return
         from workshop_lib.media.sheet import contact_sheet, write_image
@@ -136,7 +138,8 @@ class RunRecord(Callback):
         self.family, self.recipe = family, recipe
 
     def setup(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
-        if stage != "fit" or not trainer.is_global_zero or trainer.log_dir is None:
+        folder = run_folder(trainer)
+        if stage != "fit" or not trainer.is_global_zero or folder is None:
             return
         record = {
             "family": self.family,
@@ -145,10 +148,11 @@ class RunRecord(Callback):
             "python": platform.python_version(),
             "system": platform.platform(),
             "device": _device_name(),
+            "processes": trainer.world_size,
             "packages": {name: _version(name) for name in self.PACKAGES},
             "parameters": sum(p.numel() for p in module.model.parameters()),
         }
-        path = Path(trainer.log_dir) / "versions.json"
+        path = folder / "versions.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -29,6 +29,7 @@ from workshop_lib.data.writer import ShardWriter
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model
 from workshop_lib.models.tokenizer import Tokenizer
+from workshop_lib.pretrained import find_file
 
 # Frames that pass through a per-frame encoder at once: more overflow a CPU's cache.
 BATCH = {"cpu": 32, "cuda": 1024}
@@ -47,7 +48,7 @@ def encode(
     May be interrupted at any time: finished shards stay, the same command goes on from there.
 
     Args:
-        tokenizer: the safetensors file of a tokenizer.
+        tokenizer: the safetensors file of a tokenizer, or the name of a pretrained one.
         data: a split folder.
         out: folder for the same three sets with tokens.
         format: of the new shards: same as data's, array_record, npz or npy.
@@ -56,6 +57,7 @@ def encode(
     """
     from tqdm.auto import tqdm
 
+    tokenizer = str(find_file(tokenizer))
     model = load_tokenizer(tokenizer)
     source, target = Path(data), Path(out)
     manifest = load_manifest(source)

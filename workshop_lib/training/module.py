@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from workshop_lib.data.clip import Clip
@@ -30,6 +31,7 @@ class TrainingModule(lightning.LightningModule):
         # `Any`: torch types every attribute of a module as "Tensor or Module".
         loss: Any = model.loss
         self._loss = torch.compile(loss) if compile else loss
+        self._parts: list[dict[str, Any]] = []  # what was logged of the global batch under way
 
     def training_step(self, clip: Clip, batch_idx: int) -> Tensor:
         loss, logs = self._loss(clip)
@@ -49,7 +51,25 @@ class TrainingModule(lightning.LightningModule):
     def log_all(self, stage: str, logs: dict[str, Any], clip: Clip) -> None:
         """Logs as train/NAME (each step) or val/NAME, test/NAME (mean over the set)."""
         named = {f"{stage}/{name}": value for name, value in logs.items()}
+        if stage == "train":
+            named = self._of_global_batch(named)
         self.log_dict(named, batch_size=len(clip), sync_dist=stage != "train")
+
+    def _of_global_batch(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """The mean over the parts of a batch so far and, when it is written, over processes."""
+        self._parts.append(logs)
+        named = logs
+        if len(self._parts) > 1:
+            named = {n: sum(part[n] for part in self._parts) / len(self._parts) for n in logs}
+        if len(self._parts) >= self.trainer.accumulate_grad_batches:
+            self._parts.clear()
+            if self.trainer.world_size > 1 and self.trainer._logger_connector.should_update_logs:
+                together = torch.stack(
+                    [torch.as_tensor(v).float().to(self.device) for v in named.values()]
+                )
+                dist.all_reduce(together)
+                named = dict(zip(named, together / self.trainer.world_size, strict=True))
+        return named
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self.optim)

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from workshop_lib.errors import WorkshopError
+from workshop_lib.training.checkpoints import checkpoint_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-LAST = "last.ckpt"
 
 
 def recipe_path(name: str) -> Path:
@@ -45,27 +45,32 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return content
 
 
-def expand(verb: str, arguments: list[str]) -> tuple[list[str], int]:
-    """Short recipe names to paths; a run folder to its config and newest checkpoint.
+def expand(verb: str, arguments: list[str]) -> tuple[list[str], int, Path | None]:
+    """Short recipe names to paths; a run folder to its config and, to measure it, its newest
+    checkpoint; --resume alone to --resume=true.
 
-    Returns the arguments and the place of the recipe's path among them.
+    Returns the arguments, the place of the recipe's path among them, and the run folder if one was
+    given.
     """
-    result = list(arguments)
+    result = [f"{a}=true" if a == "--resume" else a for a in arguments]
+    folder = None
     if result and not result[0].startswith("-"):
         folder = Path(result[0])
         if not (folder / "config.yaml").is_file():
             raise WorkshopError(f"{folder}: no run folder (it has no config.yaml); use -c RECIPE")
-        checkpoint = folder / "checkpoints" / LAST
-        result[:1] = ["-c", str(folder / "config.yaml"), "--ckpt_path", str(checkpoint)]
+        checkpoint = checkpoint_of(folder)
+        result[:1] = ["-c", str(folder / "config.yaml")]
+        if verb != "fit":
+            result += ["--ckpt_path", str(checkpoint)]
     for place, argument in enumerate(result):
         if argument in ("-c", "--config"):
             if place + 1 == len(result):
                 break
             result[place + 1] = str(recipe_path(result[place + 1]))
-            return result, place + 1
+            return result, place + 1, folder
         if argument.startswith("--config="):
             result[place : place + 1] = ["-c", str(recipe_path(argument.partition("=")[2]))]
-            return result, place + 1
+            return result, place + 1, folder
     if {"-h", "--help"} & set(result):
-        return ["-c", str(recipe_path(recipes()[0])), *result], 1
+        return ["-c", str(recipe_path("tokenizer/tiny")), *result], 1, None
     raise WorkshopError(f"`workshop {verb}` needs -c RECIPE; recipes: {', '.join(recipes())}")

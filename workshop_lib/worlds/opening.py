@@ -11,11 +11,14 @@ from workshop_lib.data.encoded import check_tokenizer, tokenizer_beside
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model, read_metadata
 from workshop_lib.models.latent_driven import check_lam, lam_beside
+from workshop_lib.pretrained import find_file, find_needed
 from workshop_lib.worlds.world import World
 
 # family of the model: (module, class, the models that it is made of, in its order); imported when
 # asked for
 WORLDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "diffusion": ("workshop_lib.worlds.diffusion_world", "DiffusionWorld", ("model",)),
+    "diffusion_unet": ("workshop_lib.worlds.diffusion_world", "DiffusionWorld", ("model",)),
     "next_frame": ("workshop_lib.worlds.next_frame_world", "NextFrameWorld", ("model",)),
     "dynamics": ("workshop_lib.worlds.token_world", "TokenWorld", ("tokenizer", "model", "lam")),
 }
@@ -31,10 +34,11 @@ def open_world(
     device: str = "cpu",
     **options: Any,
 ) -> World:
-    """The world whose model is in a safetensors file.
+    """The world whose model is in a safetensors file, or is a pretrained one, given by its name.
 
-    tokenizer, lam: the files of the tokenizer and of the latent action model, for worlds of
-        tokens. A tokenizer that lies beside the model under its own name is found.
+    tokenizer, lam: the files (or names) of the tokenizer and of the latent action model, for
+        worlds of tokens. Those that the model was trained with are found beside it under their own
+        names, and among the pretrained ones.
     device: where it dreams: "cpu", "cuda", or "auto" for the GPU if there is one.
     options: what the world's class takes besides (steps, temperature, seed); None leaves the
         world's own default.
@@ -43,6 +47,8 @@ def open_world(
     tokenizer other than the one whose tokens the model learned, and for an option that this world
     does not have.
     """
+    model = find_file(model)
+    tokenizer, lam = (None if part is None else find_file(part) for part in (tokenizer, lam))
     metadata = read_metadata(model)
     family = metadata["family"]
     if family not in WORLDS:
@@ -51,9 +57,9 @@ def open_world(
         )
     module, name, parts = WORLDS[family]
     if tokenizer is None and "tokenizer" in parts:
-        tokenizer = tokenizer_beside(model, metadata)
+        tokenizer = tokenizer_beside(model, metadata) or find_needed(metadata, "tokenizer")
     if lam is None and "lam" in parts:
-        lam = lam_beside(model, metadata)
+        lam = lam_beside(model, metadata) or find_needed(metadata, "lam")
     others = {"tokenizer": tokenizer, "lam": lam}
     for part, path in others.items():
         if path is not None and part not in parts:

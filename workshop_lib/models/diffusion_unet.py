@@ -1,0 +1,251 @@
+"""Diffusion with a conv U-Net: the mean first, then a sample of what the mean does not know.
+
+A next-frame predictor (models/next_frame.py) knows what an action does to all that is in view, and
+blurs where several futures are possible: ground that comes newly into view. So one stands inside
+this model. It says the mean of the next frame, and a second network, told that mean, takes noise
+from noisy pictures of the next frame (models/diffusion_math.py): it makes of the blur one sharp
+picture that could come. Steering thus comes from the first and is learned as quickly, sharpness
+from the second (Mardani et al. 2023, "CorrDiff", do the same for weather).
+
+Pure noise tells nothing: what is to be believed there is the mean. So a sampler's first step costs
+no pass, and with a single step the world is that of the next-frame predictor.
+
+Both learn together. The picture that the model makes of a noisy frame in training is one of those
+that it sees in the next: still about what really came, but with the faults of its own pictures. So
+it learns to go on from these, and dreams stay clear for long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.denoising import check_play, next_frame
+from workshop_lib.models.diffusion_math import SamplerName, loss_weight
+from workshop_lib.models.next_frame import NextFrame, NextFrameConfig, check_length
+from workshop_lib.models.noise_schedules import FlowSchedule, Schedule
+from workshop_lib.models.tokenizer import psnr
+from workshop_lib.nn.dit import NoiseEmbedding
+from workshop_lib.nn.frame_unet import UNetBody
+from workshop_lib.nn.packed import packed
+
+UNKNOWN = -1  # what led to a prompt's first frame
+
+
+@dataclass(frozen=True)
+class DiffusionUNetConfig:
+    """mean: the predictor inside; its patch, cond_dim, noise, short and unroll hold for both.
+    width, depth, middle: of the network that takes noise away, as in FrameUNetConfig.
+    size: height and width of the frames that it samples.
+    level_mean, level_std: training levels t are sigmoid(N(mean, std)) of the straight-line
+        schedule, x = (1 - t) frame + t noise: with ln(t / (1 - t)) as DIAMOND has ln sigma.
+    most: the squared error of a cleaned frame counts 1 / t^2, at most this.
+    steps, sampler: of play. 1 step shows the mean.
+    """
+
+    mean: NextFrameConfig = field(default_factory=lambda: NextFrameConfig(unroll=4))
+    width: int = 32
+    depth: int = 2
+    middle: int = 4
+    size: int = 64
+    level_mean: float = -0.4
+    level_std: float = 1.2
+    most: float = 20.0
+    steps: int = 4
+    sampler: SamplerName = "euler"
+
+    guidance: ClassVar[float] = 1.0  # none: it always knows the action
+
+    def __post_init__(self) -> None:
+        NextFrameConfig(width=self.width, depth=self.depth, middle=self.middle)  # says what is off
+        if (self.mean.channels, self.mean.ahead, self.mean.size) != (3, 1, 0):
+            raise WorkshopError(
+                "model.mean: channels must be 3, ahead 1 and size 0: diffusion here is in color, "
+                "frame by frame, in the frames' own size"
+            )
+        if self.level_std <= 0 or self.most <= 0:
+            raise WorkshopError("model.level_std and model.most must be above 0")
+        if self.size < 1 or self.size % (2 * self.mean.patch):
+            raise WorkshopError(
+                f"model.size {self.size} must be a multiple of {2 * self.mean.patch} (twice the "
+                f"patch)"
+            )
+        check_play(self.steps, self.sampler, FlowSchedule())
+
+
+@dataclass
+class Memory:
+    """The past of B dreams: the last k frames (B, k, C, H, W) in [-1, 1], int64 (B, k - 1) what was
+    pressed after each but the last, and the mean after an action once it was asked for."""
+
+    video: Tensor
+    pressed: Tensor
+    led_by: Tensor | None = None
+    mean: Tensor | None = None
+
+
+class DiffusionUNet(nn.Module):
+    """Past frames (B, k, C, H, W), actions (B, k) and a noisy next frame to the clean one.
+
+    `actions[:, i]` is what was pressed after seeing frame i; the last one leads to the next frame.
+    """
+
+    def __init__(self, config: DiffusionUNetConfig) -> None:
+        super().__init__()
+        self.config, mean = config, config.mean
+        self.schedule: Schedule = FlowSchedule(config.level_mean, config.level_std)
+        self.num_actions, self.size = mean.num_actions, config.size
+        self.context = self.kept = mean.frames
+        self.mean = NextFrame(mean)
+        self.level = NoiseEmbedding(mean.cond_dim)
+        self.actions = nn.ModuleList(
+            nn.Embedding(mean.num_actions + 1, mean.cond_dim) for _ in range(mean.frames)
+        )
+        pictures = mean.frames + 2  # the past, the noisy one and the mean
+        self.body = UNetBody(
+            pictures * 3 * mean.patch**2, config.width, mean.cond_dim, config.depth, config.middle
+        )
+        self.head = nn.Conv2d(config.width, 3 * mean.patch**2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)  # untrained, it leaves the mean as it is
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Tensor, level: Tensor, video: Tensor, actions: Tensor, mean: Tensor
+    ) -> Tensor:
+        """The clean next frame (B, C, H, W) that x (B, C, H, W) means at levels (B,), given the
+        past and the mean of what follows from it."""
+        places = [table(actions[:, i]) for i, table in enumerate(self.actions)]
+        cond = torch.stack([self.level(self.schedule.label(level)), *places]).sum(dim=0)
+        patch, pictures = self.config.mean.patch, torch.cat([video.flatten(1, 2), x, mean], dim=1)
+        maps = self.head(self.body(F.pixel_unshuffle(pictures, patch), cond))
+        return mean + F.pixel_shuffle(maps, patch).float()
+
+    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+        """The error of the mean, and that of frames cleaned of noise at random levels, added up;
+        both the mean over `unroll` frames one after the other.
+
+        Logs psnr, of the mean of the first of these; psnr_copy, of showing the frame before once
+        more; and psnr_clean, of cleaned frames. In evaluation the noise is always the same.
+
+        Raises WorkshopError for clips shorter than k + unroll frames, of another size, or without
+        actions.
+        """
+        k, unroll = self.config.mean.frames, self.config.mean.unroll
+        self._check(clip, k + unroll)
+        generator = torch.Generator(clip.frames.device)
+        generator.manual_seed(int(torch.randint(2**31, ())) if self.training else 0)
+        video, count = frames_to_video(clip.frames[:, : k + unroll]), self.mean.unrolled()
+        past, pressed = video[:, :k], clip.actions[:, :k]
+        if self.training:
+            past, pressed = self.mean.shorten(past, pressed)
+        pressed = torch.cat([pressed, clip.actions[:, k : k + count - 1]], dim=1)
+        losses, means, cleaned = [], [], []
+        for step in range(count):
+            seen = self.mean.blemish(past) if self.training else past
+            real, actions = video[:, k + step], pressed[:, step : step + k]
+            mean = self.mean(seen, actions)
+            clean, weight = self._clean(seen, actions, mean.detach(), real, generator)
+            error = (weight * (clean - real).square()).mean()
+            losses.append(self.mean.error(mean, real) + error)
+            means.append(mean.detach())
+            cleaned.append(clean.detach())
+            past = torch.cat([past[:, 1:], cleaned[-1].clamp(-1, 1)[:, None]], dim=1)
+        logs = {
+            "psnr": psnr(means[0], video[:, k]),
+            "psnr_copy": psnr(video[:, k - 1], video[:, k]),
+            "psnr_clean": psnr(torch.stack(cleaned, dim=1), video[:, k : k + count]),
+        }
+        return torch.stack(losses).mean(), logs
+
+    def _clean(
+        self,
+        video: Tensor,
+        actions: Tensor,
+        mean: Tensor,
+        real: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """The next frame after noise of a random level was put on it and taken away, and how much
+        an error in it counts, (B, 1, 1, 1)."""
+        level = self.schedule.draw((len(real),), generator)
+        alpha, sigma = (v[:, None, None, None] for v in self.schedule.alpha_sigma(level))
+        eps = torch.randn(real.shape, generator=generator, device=real.device)
+        clean = self(alpha * real + sigma * eps, level, video, actions, mean)
+        return clean, loss_weight("flow", alpha, sigma, self.config.most)
+
+    def _check(self, clip: Clip, length: int) -> None:
+        check_length(clip, length)
+        size = self.config.size
+        if tuple(clip.frames.shape[2:]) != (size, size, 3):
+            raise WorkshopError(
+                f"data: frames of {' x '.join(map(str, clip.frames.shape[2:]))}, but model.size "
+                f"is {size}"
+            )
+
+    @torch.no_grad()
+    def recall(self, frames: Tensor, led_by: Tensor, memory: Memory | None = None) -> Memory:
+        """As in Denoiser: the last frames, and what was pressed between them."""
+        if memory is None:
+            frames, pressed = self.mean.prompt(frames, led_by[:, 1:])
+            return Memory(frames_to_video(frames), pressed)
+        k = self.config.mean.frames
+        video = torch.cat([memory.video, frames_to_video(frames)], dim=1)[:, -k:]
+        pressed = torch.cat([memory.pressed, led_by], dim=1)
+        return Memory(video, pressed[:, pressed.shape[1] - (k - 1) :])
+
+    @torch.no_grad()
+    def denoise(self, x: Tensor, level: Tensor, led_by: Tensor, memory: Memory) -> Tensor:
+        """As in Denoiser: one pass, and with a new action another one for the mean.
+
+        Raises WorkshopError where the action is left out: guidance is not for this model.
+        """
+        if memory.led_by is not led_by:  # the same tensor at all steps to one frame
+            if bool((led_by == UNKNOWN).any()):
+                raise WorkshopError("guidance: this model always knows the action; leave it at 1")
+            memory.mean = self.mean(memory.video, self._pressed(memory, led_by))
+            memory.led_by = led_by
+        assert memory.mean is not None
+        if level >= self.schedule.top:
+            return memory.mean
+        levels = level.expand(len(x))
+        return self(x, levels, memory.video, self._pressed(memory, led_by), memory.mean)
+
+    def _pressed(self, memory: Memory, led_by: Tensor) -> Tensor:
+        return torch.cat([memory.pressed, led_by[:, None]], dim=1)
+
+    @torch.no_grad()
+    def predict(self, frames: Tensor, actions: Tensor, seed: int = 0) -> Tensor:
+        """An open-loop rollout: n frames, each sampled after those before it.
+
+        frames: uint8 (B, T, H, W, C), T >= 1. actions: int64 (B, T - 1 + n), n >= 1.
+        Returns uint8 (B, n, H, W, C).
+        """
+        config, start = self.config, frames.shape[1]
+        led_by = F.pad(actions, (1, 0), value=UNKNOWN)
+        memory, generator = self.recall(frames, led_by[:, :start]), torch.Generator()
+        generator.manual_seed(seed)
+        rollout: list[Tensor] = []
+        for led in led_by[:, start:].unbind(1):
+            sampled = next_frame(
+                self, memory, led, config.steps, config.sampler, generator=generator
+            )
+            rollout.append(video_to_frames(sampled))
+            memory = self.recall(rollout[-1][:, None], led[:, None], memory)
+        return torch.stack(rollout, dim=1)
+
+    def preview(self, clip: Clip) -> dict[str, Tensor]:
+        """The clip, and the dream of it after its first k frames."""
+        k = self.config.mean.frames
+        check_length(clip, k + 1)
+        dream = self.predict(clip.frames[:, :k], clip.actions[:, :-1])
+        return {"real": clip.frames, "dream": torch.cat([clip.frames[:, :k], dream], dim=1)}
+
+    def for_play(self) -> DiffusionUNet:
+        """A copy that computes the same, quicker, and cannot be trained."""
+        return packed(self)

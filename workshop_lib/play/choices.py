@@ -1,0 +1,124 @@
+"""What there is to play: the trained worlds of a folder, the real game, and where to begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from workshop_lib.data.game import GameConfig, Look, available_backends
+from workshop_lib.data.splits import MANIFEST
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.files import read_metadata
+from workshop_lib.play.prompts import Prompt, level_prompt, recorded_prompt
+from workshop_lib.play.session import PlaySession
+from workshop_lib.pretrained import find_file
+from workshop_lib.worlds.game_world import GameWorld
+from workshop_lib.worlds.opening import WORLDS, open_world
+from workshop_lib.worlds.world import World
+
+GAME = "the real game"
+RECORDED, LEVEL, HERE = "recorded: ", "level: ", "this very moment"
+EPISODE, FRAME, LEVEL_NUMBER = 7, 70, 110_003  # held out, with free ground to both sides
+
+
+class Choices:
+    """The worlds and prompts that a data folder offers.
+
+    Args:
+        data: a folder with trained worlds in `pretrained` and split folders in `sample`.
+        device: where worlds dream: "cpu", "cuda", or "auto" for the GPU if there is one.
+
+    worlds: name to file; None for the real game, which is there with a simulator only.
+    prompts: what a prompt can be taken from: recorded sets, and looks of the real game.
+    """
+
+    def __init__(self, data: str | Path, device: str = "auto") -> None:
+        self.data, self.device = Path(data), device
+        self.worlds: dict[str, Path | None] = {}
+        for path in sorted((self.data / "pretrained").glob("*.safetensors")):
+            if _family(path) in WORLDS:
+                self.worlds[path.stem] = path
+        manifests = self.data.glob(f"sample/*/{MANIFEST}")
+        self._sets = {path.parent.name: path.parent for path in manifests}
+        self.prompts = [RECORDED + name for name in sorted(self._sets)]
+        if available_backends():
+            self.worlds[GAME] = None
+            self.prompts += [LEVEL + look for look in ("easy", "hard")]
+        self._open: dict[str, Any] = {}
+
+    def add(self, name: str, world: World | Path) -> None:
+        """Makes another world a choice: one that is open already, or a model's file."""
+        file = world if isinstance(world, Path) else None
+        self.worlds = {name: file, **{k: v for k, v in self.worlds.items() if k != name}}
+        self._open.pop(name, None)
+        if file is None:
+            self._open[name] = world
+
+    def name_of(self, world: str | World | None) -> str:
+        """The name of a world that is given by its name, its model's file or itself.
+
+        It becomes a choice if it is not one yet. None: the first one.
+
+        Raises WorkshopError if there is none of that name.
+        """
+        if world is None and self.worlds:
+            return next(iter(self.worlds))
+        if not isinstance(world, str) and world is not None:
+            self.add(type(world).__name__, world)
+            return type(world).__name__
+        if world in self.worlds:
+            return world
+        found = ", ".join(self.worlds) or "none"
+        if world is None:
+            raise WorkshopError(f"no trained world in {self.data}/pretrained, and no simulator")
+        try:
+            path = Path(find_file(world))
+        except WorkshopError as error:
+            raise WorkshopError(f"no world {world!r} here ({error}); there are: {found}") from error
+        self.add(path.stem, path)
+        return path.stem
+
+    def first_prompt(self) -> Prompt:
+        """Where play begins unless something else is asked for.
+
+        Raises WorkshopError if there is nothing to begin at.
+        """
+        if not self.prompts:
+            raise WorkshopError("no split folder in data/sample, and no simulator: no prompt")
+        level = self.prompts[0].startswith(LEVEL)
+        return self.prompt(self.prompts[0], LEVEL_NUMBER if level else EPISODE, FRAME)
+
+    def prompt(self, kind: str, number: int, frame: int = 0) -> Prompt:
+        """`kind` is one of `prompts`; number: of the episode or level; frame: of the episode.
+
+        Raises WorkshopError if there is no such kind, episode or frame.
+        """
+        if kind not in self.prompts:
+            raise WorkshopError(f"no prompts {kind!r}: choose one of {', '.join(self.prompts)}")
+        if kind.startswith(LEVEL):
+            return level_prompt(number, cast(Look, kind.removeprefix(LEVEL)))
+        return recorded_prompt(self._sets[kind.removeprefix(RECORDED)], "test", number, frame)
+
+    def session(self, name: str, prompt: Prompt) -> PlaySession:
+        """Begins to play a world. Files are opened once.
+
+        Raises WorkshopError if there is no such world, or it cannot begin at the prompt.
+        """
+        return PlaySession(self.world(name, prompt), prompt, name)
+
+    def world(self, name: str, prompt: Prompt | None = None) -> Any:
+        """A world by its name; the real game is opened in the prompt's look."""
+        path = self.worlds[self.name_of(name)]
+        if name in self._open:
+            return self._open[name]
+        if path is None:
+            return GameWorld((prompt.game if prompt else None) or GameConfig())
+        self._open[name] = open_world(path, device=self.device)
+        return self._open[name]
+
+
+def _family(path: Path) -> str | None:
+    try:
+        return read_metadata(path)["family"]
+    except WorkshopError:
+        return None

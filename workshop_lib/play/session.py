@@ -1,0 +1,265 @@
+"""A session of play: a world, where it began, and what has been pressed since. No widget in it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workshop_lib.data.actions import ACTIONS, NUM_ACTIONS
+from workshop_lib.data.game import GameConfig, available_backends
+from workshop_lib.errors import WorkshopError
+from workshop_lib.media.video import Gif, show_gif, write_video
+from workshop_lib.play.film import film
+from workshop_lib.play.prompts import LENGTH, Prompt
+from workshop_lib.worlds.game_world import GameState, GameWorld
+from workshop_lib.worlds.world import World
+
+HISTORY = 3000  # steps whose frames are kept: 200 seconds at 15 frames a second
+UNDO = 100  # steps that can be taken back; a moment of the real game takes 400 KB
+OPTIONS = ("steps", "temperature", "seed")  # what can be turned while playing, where a world has it
+# The worlds learned from players who never press DOWN: for them these keys are left, none, right.
+WITHOUT_DOWN = {0: 1, 3: 4, 6: 7}
+ALIKE = 60.0  # dB that two equal pictures count as
+
+
+@dataclass(frozen=True)
+class Step:
+    """One moment of a session.
+
+    frame: uint8 (H, W, 3). action: what led to it; None where the session begins.
+    real: uint8 (H, W, 3), what the real game showed under the same keys; None without it.
+    psnr: how near frame and real are, in dB; None without a real frame.
+    seconds: what the world took for it.
+    note: what happened in the real game, in words, mostly nothing.
+    """
+
+    frame: np.ndarray
+    action: int | None = None
+    real: np.ndarray | None = None
+    psnr: float | None = None
+    seconds: float = 0.0
+    note: str = ""
+
+
+class PlaySession:
+    """Plays a world from a prompt, one action at a time.
+
+    Where the prompt comes with a moment of the real game, and a simulator is here, the real game
+    runs beside the dream under the same keys, until its level is over.
+
+    Args:
+        world: any world: worlds/world.py. It may be shared by sessions, its options are then, too.
+        prompt: where to begin.
+        name: the world's, for people and for saved sessions.
+        beside: whether the real game runs beside it.
+        down: whether the world knows the key DOWN; by default only the real game does.
+
+    Raises WorkshopError where the world cannot begin at the prompt.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        prompt: Prompt,
+        name: str = "",
+        beside: bool = True,
+        down: bool | None = None,
+    ) -> None:
+        self.world: Any = world
+        self.prompt, self.name = prompt, name or type(world).__name__
+        self.is_game = isinstance(world, GameWorld)
+        self.takes_keys = world.num_actions == NUM_ACTIONS  # the game's; else latent codes
+        self.down = self.is_game if down is None else down
+        self._game = self._game_beside() if beside and not self.is_game else None
+        self.reset()
+
+    @property
+    def now(self) -> Step:
+        """The moment that is shown."""
+        return self.steps[-1]
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Which of OPTIONS the world has, and how they stand."""
+        found = {name: getattr(self.world, name, None) for name in OPTIONS}
+        return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+
+    def set(self, **options: float) -> None:
+        """Turns the world's options; they hold from the next step on.
+
+        Raises WorkshopError for one that this world does not have, or an impossible value.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                has = ", ".join(self.options) or "none"
+                raise WorkshopError(f"{self.name} has no option {name!r}; it has {has}")
+            if value < (1 if name == "steps" else 0):
+                raise WorkshopError(f"{name} is {value}: too small")
+            setattr(self.world, name, float(value) if name == "temperature" else int(value))
+
+    def reset(self, seed: int | None = None) -> Step:
+        """Begins again at the prompt; with a seed, the world's dice fall by that from now on."""
+        if seed is not None:
+            self.set(seed=seed)
+        state, game_state, prompt = self._begin_world(), None, self.prompt
+        frame = prompt.frames[-1].numpy()
+        if self.is_game:
+            frame = state.frames[0, -1].numpy()
+        if self._game is not None and prompt.moment is not None:
+            game_state = self._game.begin(moments=[prompt.moment])
+        start = Step(frame, real=None if game_state is None else game_state.frames[0, -1].numpy())
+        self.actions: list[int] = []
+        self.told: list[dict[str, float]] = []  # the options at each of the actions
+        self.steps: deque[Step] = deque([_compared(start)], maxlen=HISTORY + 1)
+        self._states: deque[tuple[Any, GameState | None]] = deque(maxlen=UNDO + 1)
+        self._states.append((state, game_state))
+        return self.now
+
+    def heard(self, action: int) -> int:
+        """The action that the world is given for one that is pressed."""
+        return WITHOUT_DOWN.get(action, action) if self.takes_keys and not self.down else action
+
+    def caption(self, action: int | None) -> str:
+        """An action in words; with the code that stands for it in a world of latent actions."""
+        if action is None:
+            return ""
+        if not self.takes_keys:
+            return f"code {action}"
+        codes = getattr(self.world, "key_codes", None)
+        name = ACTIONS[action].name
+        return name if codes is None else f"{name} = code {int(codes[action])}"
+
+    @torch.inference_mode()
+    def step(self, action: int) -> Step:
+        """Presses `action`, 0 to num_actions - 1, and goes on to the next moment.
+
+        Raises WorkshopError for an action that the world does not have.
+        """
+        if not 0 <= action < self.world.num_actions:
+            raise WorkshopError(
+                f"{self.name} has the actions 0 to {self.world.num_actions - 1}, not {action}"
+            )
+        action = self.heard(action)
+        state, game_state = self._states[-1]
+        options, pressed = self.options, torch.tensor([action])
+        start = time.perf_counter()
+        frame, state = self.world.step(state, pressed)
+        shown = frame[0].cpu().numpy()
+        seconds, real = time.perf_counter() - start, None
+        note = _event(state) if self.is_game else ""
+        if self._game is not None and game_state is not None:
+            real_frame, game_state = self._game.step(game_state, pressed)
+            if int(game_state.age[0]) == 1:  # the level is over; what follows is another story
+                note, game_state = _event(game_state), None
+            else:
+                real = real_frame[0].numpy()
+        self.actions.append(action)
+        self.told.append(options)
+        self._states.append((state, game_state))
+        self.steps.append(_compared(Step(shown, action, real, None, seconds, note)))
+        return self.now
+
+    def undo(self, count: int = 1) -> Step:
+        """Takes the last steps back; further than UNDO steps or the beginning it does not go.
+
+        Raises WorkshopError where the world is a game that cannot go back.
+        """
+        if self.is_game and not self.world.game.can_save:
+            raise WorkshopError("this simulator cannot go back; reset begins its level again")
+        for _ in range(min(count, len(self._states) - 1)):
+            for past in (self.actions, self.told, self.steps, self._states):
+                past.pop()
+        return self.now
+
+    def here(self) -> Prompt:
+        """The moment that is shown, as a prompt for another world.
+
+        It is the real game's, where that is played or runs beside; else the dream's own.
+        """
+        state, game_state = self._states[-1]
+        game_state = state if self.is_game else game_state
+        name = f"after {len(self.actions)} steps from {self.prompt.name}"
+        if game_state is not None:
+            game: Any = self.world if self.is_game else self._game
+            frames, actions = game.prompt(game_state)
+            keep = min(LENGTH, frames.shape[1])
+            moment = game_state.moments[0] if game_state.moments else None
+            return replace(
+                self.prompt,
+                frames=frames[0, -keep:],
+                actions=actions[0, actions.shape[1] - keep + 1 :],
+                moment=moment,
+                name=name,
+            )
+        steps = list(self.steps)[-LENGTH:] if self.takes_keys else [self.now]
+        pressed = [step.action for step in steps[1:]]
+        frames = torch.tensor(np.stack([step.frame for step in steps]))
+        actions = torch.tensor(pressed, dtype=torch.int64)
+        return Prompt(frames, actions, name, self.prompt.game)
+
+    def film(self, scale: int = 4) -> np.ndarray:
+        """The session with its keys, the real game beside it: uint8 (T, H', W', 3); film.py."""
+        return film(self, scale)
+
+    def gif(self, width: int | None = None, fps: float = 15) -> Gif:
+        """The session as a GIF, for the end of a notebook cell."""
+        return show_gif(self.film(scale=3), fps, width)
+
+    def record(self, path: str | Path, fps: float = 15, scale: int = 6) -> None:
+        """Writes the session as .mp4 or .gif.
+
+        Raises WorkshopError for another suffix.
+        """
+        write_video(path, self.film(scale), fps)
+
+    def _begin_world(self) -> Any:
+        prompt = self.prompt
+        if not self.is_game:
+            heard = [self.heard(action) for action in prompt.actions.tolist()]
+            frames, actions = prompt.frames, torch.tensor(heard, dtype=torch.int64)
+            if not self.takes_keys and getattr(self.world, "lam", None) is None:
+                frames, actions = frames[-1:], actions[:0]  # nobody knows the codes between them
+            with torch.inference_mode():
+                return self.world.begin(frames[None], actions[None])
+        if prompt.moment is not None and self.world.game.can_save:
+            if prompt.game is not None and not _same_look(prompt.game, self.world.config):
+                self.world = GameWorld(prompt.game)
+            return self.world.begin(moments=[prompt.moment])
+        if prompt.game is None or prompt.level is None or prompt.game.is_gymnasium:
+            raise WorkshopError(
+                f"the real game cannot begin at {prompt.name or 'this prompt'}: choose a level"
+            )
+        # A simulator that cannot go back is opened anew, at the beginning of the level.
+        self.world = GameWorld(replace(prompt.game, levels=(prompt.level, prompt.level + 1)))
+        return self.world.begin()
+
+    def _game_beside(self) -> GameWorld | None:
+        if self.prompt.moment is None or not self.takes_keys:
+            return None
+        if "procgen" not in available_backends():  # a saved session from another machine
+            return None
+        return GameWorld(self.prompt.game or GameConfig(), backend="procgen")
+
+
+def _compared(step: Step) -> Step:
+    if step.real is None:
+        return step
+    error = np.square(step.frame.astype(float) - step.real).mean()
+    psnr = ALIKE if error == 0 else min(ALIKE, 10 * np.log10(255**2 / error))
+    return replace(step, psnr=float(psnr))
+
+
+def _same_look(one: GameConfig, other: GameConfig) -> bool:
+    return (one.name, one.look) == (other.name, other.look)
+
+
+def _event(state: GameState) -> str:
+    if float(state.reward[0]) > 0:
+        return "the coin!"
+    return "the level is over" if int(state.age[0]) == 1 and state.frames.shape[1] > 1 else ""

@@ -1,0 +1,167 @@
+"""A world dreamed by diffusion: every new frame begins as noise, and is cleaned step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workshop_lib.data.clip import video_to_frames
+from workshop_lib.errors import WorkshopError
+from workshop_lib.models.denoising import check_play, next_frame
+
+UNKNOWN = -1  # what led to a prompt's first frame
+
+
+@dataclass(frozen=True)
+class DiffusionState:
+    """A moment of B dreams. Never changes: step it as often as you like.
+
+    frames: uint8 (B, T, H, W, C), the newest, as many as the next one can depend on.
+    led_by: int64 (B, T), the action that led to each; -1 for none.
+    number: how many frames were dreamed so far.
+    """
+
+    frames: Tensor
+    led_by: Tensor
+    number: int
+
+    def then(self, frame: Tensor, led_by: Tensor, kept: int) -> DiffusionState:
+        """The moment after this one, with its frame; the past is cut to `kept` frames."""
+        return DiffusionState(
+            torch.cat([self.frames, frame[:, None]], dim=1)[:, -kept:],
+            torch.cat([self.led_by, led_by[:, None]], dim=1)[:, -kept:],
+            self.number + 1,
+        )
+
+    def equals(self, other: DiffusionState) -> bool:
+        """Whether the same frames led here by the same actions."""
+        return torch.equal(self.led_by, other.led_by) and torch.equal(self.frames, other.frames)
+
+
+class DiffusionWorld:
+    """A denoiser of frames (models/denoising.py) behind the two verbs of all worlds.
+
+    The world keeps the model's memory of the moment that was stepped last, so that going on, or
+    trying another action at the same moment, costs one pass for the frame before and one for each
+    step; another moment's past is looked at again.
+
+    Args:
+        model: any denoiser.
+        steps: passes for each frame ("heun": nearly twice as many).
+        sampler: ddim, euler, heun or dpm (models/diffusion_math.py).
+        guidance: above 1 the action counts for more, at twice the price.
+        stabilization: noise level that the past is said to have, for models with one.
+        seed: of the noise. The same action at the same moment gives the same frame.
+
+    What is None is as the model's config says. Raises WorkshopError for options that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        stabilization: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        config = model.config
+        self.model = model.for_play()
+        self.steps = config.steps if steps is None else steps
+        self.sampler = config.sampler if sampler is None else sampler
+        self.guidance = config.guidance if guidance is None else guidance
+        self.seed = seed
+        check_play(self.steps, self.sampler, self.model.schedule)
+        if stabilization is not None:
+            if not hasattr(self.model, "stabilization"):
+                raise WorkshopError("stabilization: this model takes the past as it is")
+            self.model.stabilization = stabilization
+        self.num_actions, self.context = model.num_actions, model.context
+        self.device = next(model.parameters()).device
+        self._memory: Any = None
+        self._held: DiffusionState | None = None  # the moment that is in the memory
+        self._newest: DiffusionState | None = None  # the one that was stepped to from there
+
+    @torch.inference_mode()
+    def begin(self, frames: Tensor, actions: Tensor) -> DiffusionState:
+        """The state after a prompt: uint8 (B, T, H, W, C), T >= 1, and int64 (B, T - 1).
+
+        Raises WorkshopError for a prompt that does not fit.
+        """
+        size = self.model.size
+        if frames.ndim != 5 or frames.shape[1] < 1 or frames.dtype != torch.uint8:
+            raise WorkshopError(
+                f"a prompt's frames must be uint8 (B, T, H, W, C), T >= 1, got {frames.dtype} "
+                f"{tuple(frames.shape)}"
+            )
+        if tuple(frames.shape[2:]) != (size, size, 3):
+            raise WorkshopError(
+                f"this world dreams in frames of {size} x {size} x 3, got"
+                f" {' x '.join(map(str, frames.shape[2:]))}"
+            )
+        if actions.shape != (len(frames), frames.shape[1] - 1):
+            raise WorkshopError(
+                f"a prompt of {len(frames)} x {frames.shape[1]} frames needs actions "
+                f"({len(frames)}, {frames.shape[1] - 1}), got {tuple(actions.shape)}"
+            )
+        self._check(actions)
+        led_by = torch.nn.functional.pad(actions.to(self.device), (1, 0), value=UNKNOWN)
+        kept = self.model.kept
+        return DiffusionState(frames[:, -kept:].to(self.device), led_by[:, -kept:], number=0)
+
+    @torch.inference_mode()
+    def step(self, state: DiffusionState, action: Tensor) -> tuple[Tensor, DiffusionState]:
+        """`action` int64 (B,) at `state`: the next frame, uint8 (B, H, W, C), and the next state.
+
+        Raises WorkshopError for actions that the world does not have.
+        """
+        if action.shape != (len(state.frames),):
+            raise WorkshopError(
+                f"{len(state.frames)} dreams need as many actions, got {tuple(action.shape)}"
+            )
+        self._check(action)
+        memory, led_by = self._memory_of(state), action.to(self.device)
+        how = self.steps, self.sampler, self.guidance, self.noise(state)
+        frame = video_to_frames(next_frame(self.model, memory, led_by, *how))
+        self._newest = state.then(frame, led_by, self.model.kept)
+        return frame.to(action.device), self._newest
+
+    def noise(self, state: DiffusionState) -> torch.Generator:
+        """Of the frame after a state: a function of seed and number of the frame."""
+        seeds = np.random.SeedSequence([self.seed, state.number])
+        return torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+
+    def _memory_of(self, state: DiffusionState) -> Any:
+        """The model's memory of a moment's past and of its own frame."""
+        new = self._frames_missing(state)
+        if new:
+            memory = None if new == state.frames.shape[1] else self._memory
+            self._held = self._newest = None  # an interruption would leave it half written
+            newest = state.frames[:, -new:], state.led_by[:, -new:]
+            self._memory = self.model.recall(*newest, memory)
+        self._held = state
+        return self._memory
+
+    def _frames_missing(self, state: DiffusionState) -> int:
+        """How many frames of a moment's past the memory lacks: none, the newest, or all."""
+        held = self._held
+        if held is not None and state is self._newest:
+            return 1
+        if held is not None and len(held.frames) == len(state.frames):
+            if held is state or held.equals(state):
+                return 0
+            newest = state.frames[:, -1], state.led_by[:, -1]
+            if held.then(*newest, self.model.kept).equals(state):
+                return 1
+        return state.frames.shape[1]
+
+    def _check(self, actions: Tensor) -> None:
+        if actions.numel() and (actions.min() < 0 or actions.max() >= self.num_actions):
+            raise WorkshopError(
+                f"actions must be 0 to {self.num_actions - 1}, got {int(actions.min())} to "
+                f"{int(actions.max())}"
+            )
