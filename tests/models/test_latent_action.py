@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.scrolling import scrolling_clip
+from tests.models.scrolling import MOVES, scrolling_clip
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
+from workshop_lib.evaluation.agreement import mutual_information
+from workshop_lib.evaluation.inverse_dynamics import merged
+from workshop_lib.evaluation.shift import scroll
 from workshop_lib.models.latent_action import LatentActionModel, entropy_of_mean
 from workshop_lib.models.latent_portrait import Portrait
 from workshop_lib.nn.codebook import VQConfig
@@ -49,12 +52,63 @@ def test_a_code_sees_the_next_frame_and_nothing_later() -> None:
     assert not torch.equal(codes[:, 11:], again[:, 11:])
 
 
-def test_it_learns_a_scrolling_world() -> None:
-    model = scrolling_lam(transitions=2)
-    data = clips(4)
-    before = model.eval().loss(data[0])[0].item()
-    train_live(model, data, 40, optim=OPTIM, show=False)
-    assert model.loss(data[0])[0].item() < 0.8 * before
+@pytest.fixture(scope="module")
+def found() -> LatentActionModel:
+    """Has found out by itself by what keys the landscape scrolls."""
+    torch.manual_seed(0)
+    model, _ = from_recipe("lam/tiny", **FOUND)
+    assert isinstance(model, LatentActionModel)
+    train_live(model, clips(8), 200, optim=OptimConfig(lr=3e-3, warmup=10, ema=0.9), show=False)
+    return model
+
+
+FOUND: dict[str, Any] = {
+    "stride": 1,
+    "history": 1,
+    "scale": 1,
+    "size": 32,
+    "portrait": 0,
+    "loss": "mse",
+    "drop": 0.0,
+    "soft_steps": 60,
+    "transitions": 2,
+    "quantizer": {"kind": "fsq", "levels": [2, 2]},
+}
+
+
+def test_codes_become_the_keys_of_a_scrolling_world(found: LatentActionModel) -> None:
+    """On landscapes that it has not seen."""
+    clip = clips(4, seed=99)[3]
+    codes, actions = found.infer(clip.frames), clip.actions[:, :-1]
+    assert mutual_information(codes.flatten(), merged(actions).flatten()) > 0.85
+
+
+def test_a_code_moves_the_picture_as_its_key_does(found: LatentActionModel) -> None:
+    clip = clips(1, seed=98)[0]
+    codes, actions = found.infer(clip.frames), clip.actions[:, :-1]
+    for key, (down, right) in MOVES.items():
+        code = codes[actions == key].mode().values
+        dreamed = found.predict(clip.frames[:, :3], code.expand(16, 3))
+        moved = scroll(clip.frames[:, 2], dreamed[:, -1], most=12).double().mean(dim=0)
+        assert moved.tolist() == pytest.approx([-3 * right, -3 * down], abs=2)
+
+
+def test_a_few_labels_give_the_codes_their_names() -> None:
+    torch.manual_seed(0)
+    model, _ = from_recipe("lam/tiny", **(FOUND | LABELED))
+    assert isinstance(model, LatentActionModel)
+    train_live(model, clips(8), 120, optim=OptimConfig(lr=3e-3, warmup=10, ema=0.9), show=False)
+    clip = clips(4, seed=99)[3]
+    wanted = torch.tensor(model.config.action_codes)[clip.actions[:, :-1]]
+    assert (model.infer(clip.frames) == wanted).float().mean() > 0.7
+
+
+# Left, right and jump are codes that need both digits: each of these has to vary.
+LABELED: dict[str, Any] = {
+    "labels": 0.2,
+    "action_codes": (0, 0, 3, 3, 3, 2, 1, 1, 3, 3, 3, 3, 3, 3, 3),
+    "soft_steps": 30,
+}
 
 
 def test_idle_codes_start_anew_and_the_entropy_counts_them() -> None:

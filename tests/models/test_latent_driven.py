@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.models.scrolling import scrolling_clip
+from tests.models.test_latent_action import FOUND
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
@@ -24,9 +25,7 @@ GRAYS = 12
 
 def make_lam() -> LatentActionModel:
     torch.manual_seed(0)
-    plain = {"quantizer": {"kind": "fsq", "levels": [2, 2, 2]}, "portrait": 0, "transitions": 2}
-    changes = {"stride": 1, "history": 2, "scale": 1, "size": 32, "soft_steps": 20, "drop": 0.4}
-    model, _ = from_recipe("lam/tiny", **plain, **changes)
+    model, _ = from_recipe("lam/tiny", **FOUND)
     assert isinstance(model, LatentActionModel)
     return model
 
@@ -65,8 +64,8 @@ def loss_under(model: LatentDriven, clip: Clip, latents: Tensor) -> float:
 def test_both_learn_together_and_the_codes_then_steer() -> None:
     lam = make_lam()
     model = LatentDriven(make_dynamics(lam.num_codes), lam, joint=True)
-    optim = OptimConfig(lr=4e-3, warmup=10, ema=0.9)
-    train_live(model, [scroll(16, seed) for seed in range(8)], 90, optim=optim, show=False)
+    optim = OptimConfig(lr=3e-3, warmup=10, ema=0.9)
+    train_live(model, [scroll(16, seed) for seed in range(8)], 200, optim=optim, show=False)
     clip = scroll(32, 100)  # other landscapes
     codes = lam.infer(clip.frames)
     told = loss_under(model, clip, codes)
