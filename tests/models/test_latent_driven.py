@@ -101,7 +101,8 @@ def test_a_dynamics_knows_its_latent_action_model(tmp_path) -> None:
     """Also in half precision, and when its keys became known; another one is refused."""
     lam = make_lam()
     driven = LatentDriven(make_dynamics(lam.num_codes), lam)
-    save_model(driven.dynamics, "dynamics", tmp_path / "world.safetensors", driven.note("l.st"))
+    driven.lam_file = "l.st"
+    save_model(driven.dynamics, "dynamics", tmp_path / "world.safetensors", driven.note())
     metadata = read_metadata(tmp_path / "world.safetensors")
     assert lam_beside(tmp_path / "world.safetensors", metadata) is None
     lam.keys.copy_(torch.arange(15) % lam.num_codes)

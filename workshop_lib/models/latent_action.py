@@ -41,7 +41,6 @@ from workshop_lib.models.latent_portrait import Portrait
 from workshop_lib.models.tokenizer import psnr
 
 COND = 64  # channels of the decoder's condition
-PORTRAYED = 1  # first channels of a code's vector, for the portrait alone to shape
 STILL = 0.003  # mean squared error below which a prediction need not get better
 
 
@@ -78,7 +77,7 @@ class LatentActionModel(nn.Module):
             )
         self.portrait: Portrait | None = None
         if config.portrait:
-            self.portrait = Portrait(config.portrait, config.size, PORTRAYED)
+            self.portrait = Portrait(config.portrait, config.size, self.code.dim)
         self.register_buffer("keys", torch.full((len(config.action_codes),), -1))
 
     @property
@@ -123,10 +122,7 @@ class LatentActionModel(nn.Module):
             generator = torch.Generator(clip.frames.device).manual_seed(0)
         places, distances = self._draw(clip.frames, generator)
         coded = self.read(seen, places)
-        vectors = coded.vectors
-        if self.portrait is not None:  # its digit is its own; the decoder only reads it
-            vectors = torch.cat([vectors[..., :PORTRAYED].detach(), vectors[..., PORTRAYED:]], -1)
-        cond = self._condition(vectors)
+        cond = self._condition(coded.vectors)
         if self.training and config.drop:
             cond = cond * (torch.rand_like(cond[..., :1]) >= config.drop)
         drawn = self._predictions(clip.frames, cond + self.distance(distances - 1), places)
@@ -145,8 +141,7 @@ class LatentActionModel(nn.Module):
                 frames_to_video(gather_frames(clip.frames, places + i)).flatten(0, 1)
                 for i in range(2)
             )
-            portrayed = coded.vectors[..., :PORTRAYED].flatten(0, 1)
-            logs["portrait"] = self.portrait.error(following, last, portrayed)
+            logs["portrait"] = self.portrait.error(following, last, coded.vectors.flatten(0, 1))
             loss = loss + config.portrait_weight * logs["portrait"]
         if config.labels:
             named, logs["label_accuracy"] = self._label_loss(clip, coded, places)
@@ -176,8 +171,7 @@ class LatentActionModel(nn.Module):
             else:
                 following = self.decoder.draw(video, cond[:, : length + i])[:, -1]
             if self.portrait is not None:
-                portrayed = vectors[:, i, :PORTRAYED]
-                following = self.portrait.paint(following, video[:, -1], portrayed)
+                following = self.portrait.paint(following, video[:, -1], vectors[:, i])
             video = torch.cat([video, following[:, None].clamp(-1, 1)], dim=1)
         return video_to_frames(video[:, length:])
 

@@ -48,6 +48,7 @@ class LatentDriven(nn.Module):
                 f"action model"
             )
         self.dynamics, self.lam, self.joint = dynamics, lam, joint
+        self.lam_file = "lam.safetensors"  # where it lies, or will
         lam.requires_grad_(joint)
 
     def train(self, mode: bool = True) -> LatentDriven:
@@ -79,12 +80,10 @@ class LatentDriven(nn.Module):
         hard = F.one_hot(coded.codes, self.lam.num_codes).to(soft.dtype)
         return hard + soft - soft.detach()
 
-    def note(self, file: str) -> dict[str, str]:
-        """For the metadata of the dynamics' file: which latent action model it learned from.
-
-        file: the name of that one's file, looked for beside the dynamics' own.
-        """
-        return {KEY: json.dumps({"file": file, "sha256": fingerprint(self.lam)})}
+    def note(self) -> dict[str, str]:
+        """For the metadata of the dynamics' file: which latent action model it learned from. That
+        one's file is looked for beside it by its name."""
+        return {KEY: json.dumps({"file": self.lam_file, "sha256": fingerprint(self.lam)})}
 
 
 def fingerprint(lam: LatentActionModel) -> str:

@@ -27,7 +27,6 @@ from workshop_lib.training.callbacks import (
 )
 from workshop_lib.training.checkpoints import Checkpoints, checkpoint_of
 from workshop_lib.training.gan import GanTrainingModule, check_trainer
-from workshop_lib.training.latent import EXPORT as LAM_EXPORT
 from workshop_lib.training.latent import with_latent_actions
 from workshop_lib.training.memory import checkpoint_activations, largest_micro_batch, trial
 from workshop_lib.training.module import TrainingModule
@@ -231,11 +230,9 @@ class RecipeCLI(LightningCLI):
         notes = {"run": str(folder), **tokenizer_note(self.datamodule.path)}
         model = self.model.model
         if isinstance(model, LatentDriven):
-            lam = self._of("lam")
             if model.joint:
-                lam = folder / LAM_EXPORT
-                save_model(model.lam, "latent_action", lam, {"run": str(folder)})
-            notes |= model.note(Path(lam).name)
+                save_model(model.lam, "latent_action", folder / model.lam_file, dict(notes))
+            notes |= model.note()
             model = model.dynamics
         save_model(model, self.family, folder / EXPORT, notes)
         print(f"{folder}: trained {self.trainer.global_step} steps; the model is {folder / EXPORT}")

@@ -58,10 +58,9 @@ def expand(verb: str, arguments: list[str]) -> tuple[list[str], int, Path | None
         folder = Path(result[0])
         if not (folder / "config.yaml").is_file():
             raise WorkshopError(f"{folder}: no run folder (it has no config.yaml); use -c RECIPE")
-        checkpoint = checkpoint_of(folder)
         result[:1] = ["-c", str(folder / "config.yaml")]
         if verb != "fit":
-            result += ["--ckpt_path", str(checkpoint)]
+            result += ["--ckpt_path", str(checkpoint_of(folder))]
     for place, argument in enumerate(result):
         if argument in ("-c", "--config"):
             if place + 1 == len(result):
