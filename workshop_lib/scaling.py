@@ -133,7 +133,9 @@ def train_size(study: Study, size: dict[str, Any], data: str) -> SizeRun:
     held_out = ClipConfig(length=study.length, batch_size=study.val_clips, lanes=1, seed=1)
     val_clip = next(iter(fixed_clips(split_shards(data, "val"), held_out, 1)))
     per_step = count_flops(model, val_clip[:2]) * study.batch_size
-    steps = max(20, round(study.flops / per_step))
+    steps = round(study.flops / per_step)
+    if steps < 20:
+        raise WorkshopError(f"{_name(size)}: {study.flops:g} flops are {steps} steps; 20 at least")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     curves = train_live(
         model.to(device),
@@ -144,6 +146,8 @@ def train_size(study: Study, size: dict[str, Any], data: str) -> SizeRun:
         show=False,
     )
     at, loss = curves["val/loss"]
+    if at[-1] + max(1, steps // 20) < steps:
+        raise WorkshopError(f"{_name(size)}: stopped early; the same command goes on with it")
     return SizeRun(
         size,
         sum(p.numel() for p in model.parameters()),
@@ -194,6 +198,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def _write(path: Path, study: Study, runs: list[SizeRun]) -> dict[str, Any]:
+    runs = sorted(runs, key=lambda run: study.sizes.index(run.size))
     result: dict[str, Any] = {"study": asdict(study), "runs": [asdict(run) for run in runs]}
     branch = falling_branch(runs)
     if len(branch) >= 2:

@@ -18,6 +18,8 @@ def scaling_plot(result: Mapping[str, Any]) -> Figure:
 
     result: what `workshop scaling` writes.
     """
+    from matplotlib.ticker import NullFormatter
+
     runs = sorted(result["runs"], key=lambda run: run["parameters"])
     law = result.get("fit")
     with figure_with_axes(10.4, 4.0, columns=2) as (figure, axes):
@@ -41,6 +43,7 @@ def scaling_plot(result: Mapping[str, Any]) -> Figure:
             ax.set(xscale="log", yscale="log")
             ax.set_ylabel("held-out loss")
             plain_ticks(ax.yaxis, axes[0].get_ylim())
+            ax.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set(xlabel="FLOPs spent on training", title="On the way")
         axes[0].legend(title="parameters", fontsize=9)
         axes[1].set(xlabel="parameters N", title="When all have spent the same")
