@@ -4,6 +4,7 @@ hold the tokenizer alone."""
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -338,10 +339,10 @@ def test_a_run_records_both_and_exports_the_tokenizer(run: Path) -> None:
 
 
 def test_a_run_folder_resumes_validates_and_exports(run: Path, tmp_path: Path) -> None:
-    more = ["--trainer.max_steps=5", f"--runs={tmp_path}", "--name=more"]
-    assert main(["fit", str(run), *more]) == 0
-    again = tmp_path / "more/version_0"
-    assert column(again, "train/generator").keys() == {3, 4}
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    assert main(["fit", str(again), "--trainer.max_steps=5"]) == 0
+    assert column(again, "train/generator").keys() == {1, 2, 3, 4}
     assert torch.load(again / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
     assert main(["validate", str(again), f"--runs={tmp_path}"]) == 0
     assert main(["export", str(again), f"--out={tmp_path / 'a.safetensors'}"]) == 0
