@@ -37,7 +37,12 @@ def test_the_verb_serves_a_world_until_it_is_interrupted():
     options = ["--steps", "2", "--episode", "2", "--start", "10"]
     prompt = ["--prompt", "data/sample/easy"]
     process = subprocess.Popen(
-        [*verb, *options, *prompt], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        [*verb, *options, *prompt],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        # A test run in the background was told to ignore Ctrl+C, and would pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         line = process.stdout.readline()

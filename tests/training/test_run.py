@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -100,6 +101,16 @@ def test_resuming_goes_on_where_it_stopped(tmp_path):
     whole, rest = (losses(tmp_path / f"runs/{n}/version_0") for n in ("unbroken", "b"))
     for step in (5, 6, 7):
         assert rest[step] == pytest.approx(whole[step], rel=1e-5)
+
+
+def test_going_on_with_a_finished_run_changes_nothing(trained, tmp_path):
+    folder, run = trained
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    result = workshop(folder, "fit", again)
+    assert result.returncode == 0, result.stderr
+    assert losses(again) == losses(run) and losses(again, "val/psnr") == losses(run, "val/psnr")
+    assert not list(again.glob("*.before"))
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,12 @@ class KeptMetrics(Callback):
                 logger.save()
         self._kept.unlink(missing_ok=True)
 
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Of a run that had nothing left to do, or never got to it, all rows stay."""
+        path = self._kept.with_name(METRICS)
+        if self._kept.is_file() and not path.is_file():
+            self._kept.replace(path)
+
 
 def new_run_folder(runs: Path, name: str) -> Path:
     """Makes runs/NAME/version_N with the next free N; two runs at once get one each."""
