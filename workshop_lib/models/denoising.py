@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from workshop_lib.data.clip import video_to_frames
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion_math import SAMPLERS, check_sampler, guide
 from workshop_lib.models.noise_schedules import Schedule
+
+UNKNOWN = -1  # what led to a clip's first frame, or an action that is left out
 
 
 class Denoiser(Protocol):
@@ -60,7 +64,7 @@ def next_frame(
     def denoise(x: Tensor, level: Tensor) -> Tensor:
         x0 = model.denoise(x, level, led_by, memory)
         if guidance != 1:
-            without = model.denoise(x, level, torch.full_like(led_by, -1), memory)
+            without = model.denoise(x, level, torch.full_like(led_by, UNKNOWN), memory)
             x0 = guide(x0, without, guidance)
         return x0.clamp(-1, 1)
 
@@ -69,6 +73,27 @@ def next_frame(
     noise = torch.randn(shape, generator=generator).to(led_by.device)
     x = model.schedule.alpha_sigma(levels[:1])[1] * noise
     return SAMPLERS[sampler](denoise, x, model.schedule, levels)
+
+
+@torch.no_grad()
+def rollout(model: Any, frames: Tensor, actions: Tensor, seed: int = 0) -> Tensor:
+    """An open-loop rollout, as the model's config says: n frames, each sampled after those before.
+
+    model: a Denoiser with steps, sampler and guidance in its config.
+    frames: uint8 (B, T, H, W, C), T >= 1. actions: int64 (B, T - 1 + n), n >= 1.
+    Returns uint8 (B, n, H, W, C).
+    """
+    config, start = model.config, frames.shape[1]
+    led_by = F.pad(actions, (1, 0), value=UNKNOWN)
+    memory, generator = model.recall(frames, led_by[:, :start]), torch.Generator()
+    generator.manual_seed(seed)
+    how = config.steps, config.sampler, config.guidance, generator
+    dreamed: list[Tensor] = []
+    for led in led_by[:, start:].unbind(1):
+        frame = video_to_frames(next_frame(model, memory, led, *how))
+        memory = model.recall(frame[:, None], led[:, None], memory)
+        dreamed.append(frame)
+    return torch.stack(dreamed, dim=1)
 
 
 def check_play(steps: int, sampler: str, schedule: Schedule) -> None:

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
+from workshop_lib.data.clip import Clip, frames_to_video
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.denoising import next_frame
+from workshop_lib.models.denoising import UNKNOWN, rollout
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.diffusion_math import loss_weight, precondition, to_x0
 from workshop_lib.models.noise_schedules import TableSchedule, make_schedule
@@ -33,8 +33,6 @@ from workshop_lib.nn.dit import DiT
 from workshop_lib.nn.frame_unet import displace
 from workshop_lib.nn.oasis import OasisConfig, OasisDiT
 from workshop_lib.nn.packed import packed
-
-UNKNOWN = -1  # what led to a clip's first frame, or an action that is left out
 
 
 @dataclass
@@ -228,24 +226,9 @@ class Diffusion(nn.Module):
         how = {"cache": memory.cache, "write": False}
         return self(x[:, None], levels, led_by[:, None], before, **how)[:, 0]
 
-    @torch.no_grad()
     def predict(self, frames: Tensor, actions: Tensor, seed: int = 0) -> Tensor:
-        """An open-loop rollout: n frames, each sampled after those before it.
-
-        frames: uint8 (B, T, H, W, C), T >= 1. actions: int64 (B, T - 1 + n), n >= 1.
-        Returns uint8 (B, n, H, W, C).
-        """
-        config, start = self.config, frames.shape[1]
-        led_by = F.pad(actions, (1, 0), value=UNKNOWN)
-        memory, generator = self.recall(frames, led_by[:, :start]), torch.Generator()
-        generator.manual_seed(seed)
-        how = config.steps, config.sampler, config.guidance, generator
-        rollout: list[Tensor] = []
-        for led in led_by[:, start:].unbind(1):
-            frame = video_to_frames(next_frame(self, memory, led, *how))
-            memory = self.recall(frame[:, None], led[:, None], memory)
-            rollout.append(frame)
-        return torch.stack(rollout, dim=1)
+        """An open-loop rollout: models/denoising.py."""
+        return rollout(self, frames, actions, seed)
 
     def preview(self, clip: Clip) -> dict[str, Tensor]:
         """The clip, and the dream of it after its first frames: three, or half of them."""

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
+from workshop_lib.data.clip import Clip, frames_to_video
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.denoising import check_play, next_frame
+from workshop_lib.models.denoising import UNKNOWN, check_play, rollout
 from workshop_lib.models.diffusion_math import SamplerName, loss_weight
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig, check_length
 from workshop_lib.models.noise_schedules import FlowSchedule, Schedule
@@ -34,8 +34,6 @@ from workshop_lib.models.tokenizer import psnr
 from workshop_lib.nn.dit import NoiseEmbedding
 from workshop_lib.nn.frame_unet import UNetBody
 from workshop_lib.nn.packed import packed
-
-UNKNOWN = -1  # what led to a prompt's first frame
 
 
 @dataclass(frozen=True)
@@ -219,25 +217,9 @@ class DiffusionUNet(nn.Module):
     def _pressed(self, memory: Memory, led_by: Tensor) -> Tensor:
         return torch.cat([memory.pressed, led_by[:, None]], dim=1)
 
-    @torch.no_grad()
     def predict(self, frames: Tensor, actions: Tensor, seed: int = 0) -> Tensor:
-        """An open-loop rollout: n frames, each sampled after those before it.
-
-        frames: uint8 (B, T, H, W, C), T >= 1. actions: int64 (B, T - 1 + n), n >= 1.
-        Returns uint8 (B, n, H, W, C).
-        """
-        config, start = self.config, frames.shape[1]
-        led_by = F.pad(actions, (1, 0), value=UNKNOWN)
-        memory, generator = self.recall(frames, led_by[:, :start]), torch.Generator()
-        generator.manual_seed(seed)
-        rollout: list[Tensor] = []
-        for led in led_by[:, start:].unbind(1):
-            sampled = next_frame(
-                self, memory, led, config.steps, config.sampler, generator=generator
-            )
-            rollout.append(video_to_frames(sampled))
-            memory = self.recall(rollout[-1][:, None], led[:, None], memory)
-        return torch.stack(rollout, dim=1)
+        """An open-loop rollout: models/denoising.py."""
+        return rollout(self, frames, actions, seed)
 
     def preview(self, clip: Clip) -> dict[str, Tensor]:
         """The clip, and the dream of it after its first k frames."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from workshop_lib.data.clip import video_to_frames
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.denoising import check_play, next_frame
-
-UNKNOWN = -1  # what led to a prompt's first frame
+from workshop_lib.models.denoising import UNKNOWN, check_play, next_frame
+from workshop_lib.worlds.checks import check_actions, check_prompt, check_step, dice
 
 
 @dataclass(frozen=True)
@@ -93,22 +91,13 @@ class DiffusionWorld:
         Raises WorkshopError for a prompt that does not fit.
         """
         size = self.model.size
-        if frames.ndim != 5 or frames.shape[1] < 1 or frames.dtype != torch.uint8:
-            raise WorkshopError(
-                f"a prompt's frames must be uint8 (B, T, H, W, C), T >= 1, got {frames.dtype} "
-                f"{tuple(frames.shape)}"
-            )
+        check_prompt(frames, actions)
         if tuple(frames.shape[2:]) != (size, size, 3):
             raise WorkshopError(
                 f"this world dreams in frames of {size} x {size} x 3, got"
                 f" {' x '.join(map(str, frames.shape[2:]))}"
             )
-        if actions.shape != (len(frames), frames.shape[1] - 1):
-            raise WorkshopError(
-                f"a prompt of {len(frames)} x {frames.shape[1]} frames needs actions "
-                f"({len(frames)}, {frames.shape[1] - 1}), got {tuple(actions.shape)}"
-            )
-        self._check(actions)
+        check_actions(actions, self.num_actions)
         led_by = torch.nn.functional.pad(actions.to(self.device), (1, 0), value=UNKNOWN)
         kept = self.model.kept
         return DiffusionState(frames[:, -kept:].to(self.device), led_by[:, -kept:], number=0)
@@ -119,11 +108,7 @@ class DiffusionWorld:
 
         Raises WorkshopError for actions that the world does not have.
         """
-        if action.shape != (len(state.frames),):
-            raise WorkshopError(
-                f"{len(state.frames)} dreams need as many actions, got {tuple(action.shape)}"
-            )
-        self._check(action)
+        check_step(action, len(state.frames), self.num_actions)
         memory, led_by = self._memory_of(state), action.to(self.device)
         how = self.steps, self.sampler, self.guidance, self.noise(state)
         frame = video_to_frames(next_frame(self.model, memory, led_by, *how))
@@ -132,8 +117,7 @@ class DiffusionWorld:
 
     def noise(self, state: DiffusionState) -> torch.Generator:
         """Of the frame after a state: a function of seed and number of the frame."""
-        seeds = np.random.SeedSequence([self.seed, state.number])
-        return torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+        return dice(self.seed, state.number)
 
     def _memory_of(self, state: DiffusionState) -> Any:
         """The model's memory of a moment's past and of its own frame."""
@@ -158,10 +142,3 @@ class DiffusionWorld:
             if held.then(*newest, self.model.kept).equals(state):
                 return 1
         return state.frames.shape[1]
-
-    def _check(self, actions: Tensor) -> None:
-        if actions.numel() and (actions.min() < 0 or actions.max() >= self.num_actions):
-            raise WorkshopError(
-                f"actions must be 0 to {self.num_actions - 1}, got {int(actions.min())} to "
-                f"{int(actions.max())}"
-            )

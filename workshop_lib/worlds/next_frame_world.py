@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workshop_lib.errors import WorkshopError
 from workshop_lib.models.next_frame import NextFrame
+from workshop_lib.worlds.checks import check_actions, check_prompt, check_step
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,8 @@ class NextFrameWorld:
 
         Raises WorkshopError for a prompt that does not fit.
         """
-        if frames.ndim != 5 or frames.shape[1] < 1 or frames.dtype != torch.uint8:
-            raise WorkshopError(
-                f"a prompt's frames must be uint8 (B, T, H, W, C), T >= 1, got {frames.dtype} "
-                f"{tuple(frames.shape)}"
-            )
-        if actions.shape != (len(frames), frames.shape[1] - 1):
-            raise WorkshopError(
-                f"a prompt of {len(frames)} x {frames.shape[1]} frames needs actions "
-                f"({len(frames)}, {frames.shape[1] - 1}), got {tuple(actions.shape)}"
-            )
-        self._check(actions)
+        check_prompt(frames, actions)
+        check_actions(actions, self.num_actions)
         device = next(self.model.parameters()).device
         return NextFrameState(*self.model.prompt(frames.to(device), actions.to(device)))
 
@@ -61,19 +52,8 @@ class NextFrameWorld:
 
         Raises WorkshopError for actions that the world does not have.
         """
-        if action.shape != (len(state.frames),):
-            raise WorkshopError(
-                f"{len(state.frames)} dreams need as many actions, got {tuple(action.shape)}"
-            )
-        self._check(action)
+        check_step(action, len(state.frames), self.num_actions)
         pressed = torch.cat([state.actions, action.to(state.actions)[:, None]], dim=1)
         frame = self.model.next_frames(state.frames, pressed)
         frames = torch.cat([state.frames[:, 1:], frame[:, None]], dim=1)
         return frame.to(action.device), NextFrameState(frames, pressed[:, 1:])
-
-    def _check(self, actions: Tensor) -> None:
-        if actions.numel() and (actions.min() < 0 or actions.max() >= self.num_actions):
-            raise WorkshopError(
-                f"actions must be 0 to {self.num_actions - 1}, got {int(actions.min())} to "
-                f"{int(actions.max())}"
-            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from workshop_lib.models.dynamics import UNKNOWN, Dynamics
 from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.nn.cache import TimeCache
 from workshop_lib.nn.packed import packed
+from workshop_lib.worlds.checks import check_actions, check_prompt, check_step, dice
 
 
 class InfersActions(Protocol):
@@ -106,20 +106,11 @@ class TokenWorld:
 
         Raises WorkshopError for a prompt that does not fit.
         """
-        if frames.ndim != 5 or frames.shape[1] < 1 or frames.dtype != torch.uint8:
-            raise WorkshopError(
-                f"a prompt's frames must be uint8 (B, T, H, W, C), T >= 1, got {frames.dtype} "
-                f"{tuple(frames.shape)}"
-            )
-        if actions.shape != (len(frames), frames.shape[1] - 1):
-            raise WorkshopError(
-                f"a prompt of {len(frames)} x {frames.shape[1]} frames needs actions "
-                f"({len(frames)}, {frames.shape[1] - 1}), got {tuple(actions.shape)}"
-            )
+        check_prompt(frames, actions)
         frames = frames[:, -self.kept :].to(self.device)
         led_by = actions[:, actions.shape[1] - frames.shape[1] + 1 :].to(self.device)
         if self.lam is None:
-            self._check(actions)
+            check_actions(actions, self.num_actions)
         elif frames.shape[1] > 1:
             led_by = self.lam.infer(frames)
         led_by = torch.nn.functional.pad(led_by, (1, 0), value=UNKNOWN)
@@ -131,11 +122,7 @@ class TokenWorld:
 
         Raises WorkshopError for actions that the world does not have.
         """
-        if action.shape != (len(state.tokens),):
-            raise WorkshopError(
-                f"{len(state.tokens)} dreams need as many actions, got {tuple(action.shape)}"
-            )
-        self._check(action)
+        check_step(action, len(state.tokens), self.num_actions)
         led_by = action if self.key_codes is None else self.key_codes.to(action.device)[action]
         led_by = led_by.to(self.device)
         cache = self._cache_of(state)
@@ -152,8 +139,7 @@ class TokenWorld:
 
     def noise(self, state: TokenState) -> torch.Generator:
         """Of the draws for the frame after a state: a function of seed and number of the frame."""
-        seeds = np.random.SeedSequence([self.seed, state.number])
-        return torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+        return dice(self.seed, state.number)
 
     def _cache_of(self, state: TokenState) -> TimeCache:
         """The keys and values of a moment's past and of its own frame."""
@@ -175,13 +161,6 @@ class TokenWorld:
             if cached.then(state.tokens[:, -1], state.led_by[:, -1], self.kept).equals(state):
                 return 1
         return state.tokens.shape[1]
-
-    def _check(self, actions: Tensor) -> None:
-        if actions.numel() and (actions.min() < 0 or actions.max() >= self.num_actions):
-            raise WorkshopError(
-                f"actions must be 0 to {self.num_actions - 1}, got {int(actions.min())} to "
-                f"{int(actions.max())}"
-            )
 
 
 def _check_parts(tokenizer: Tokenizer, dynamics: Dynamics, lam: Any) -> None:
