@@ -107,10 +107,16 @@ def launch(verb: str, arguments: list[str], processes: int) -> int:
     except ChildFailedError as error:
         ends = {number: failure.exitcode for number, failure in sorted(error.failures.items())}
         # The first that leaves ends the others; those that were stopped have saved all the same.
-        codes = {code for code in ends.values() if code != -signal.SIGTERM}
+        ends = {number: code for number, code in ends.items() if code != -signal.SIGTERM}
+        codes = set(ends.values())
         if len(codes) != 1 or min(codes) < 0:
-            who = ", ".join(f"{number} ({code})" for number, code in ends.items())
-            print(f"workshop {verb}: processes that failed, with status: {who}", file=sys.stderr)
+            who = "; ".join(f"process {n} of {processes} {_end(code)}" for n, code in ends.items())
+            print(f"workshop {verb}: {who or 'all processes were stopped'}", file=sys.stderr)
             return 1
         return codes.pop()
     return 0
+
+
+def _end(code: int) -> str:
+    """How a process ended, from its exit status; below 0 is minus a signal."""
+    return f"failed (status {code})" if code >= 0 else f"died ({signal.Signals(-code).name})"

@@ -79,8 +79,8 @@ class Stopping(Callback):
 
     def on_exception(self, trainer: lightning.Trainer, module: Any, exception: Any) -> None:
         # The first of several processes that leaves makes torchrun tell the others to: they are
-        # about to anyway.
-        if not (isinstance(exception, StoppedError) and self._group is not None):
+        # about to anyway, and shall still say why.
+        if self._group is None:
             self._restore()
 
     def _restore(self) -> None:
