@@ -41,6 +41,16 @@ def test_help_explains_every_option(verb):
     assert all(words in printed for words in documented.values())
 
 
+def test_every_verb_with_a_world_takes_the_same_options_for_its_dreams():
+    verbs = ("evaluate world", "evaluate worlds", "evaluate control", "generate", "play")
+    for verb in (*verbs, "bench play"):
+        parameters = signature(_load(VERBS[verb][0])).parameters
+        types = {name: parameters[name].annotation for name in ("temperature", "guidance")}
+        assert types == {"temperature": "float | None", "guidance": "float | None"}, verb
+        assert parameters["sampler"].annotation == "SamplerName | None", verb
+        assert parameters["steps"].annotation in ("int | None", "int"), verb
+
+
 def test_help_of_training_lists_the_recipes_keys():
     run = workshop("fit", "--help")
     assert run.returncode == 0

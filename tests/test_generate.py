@@ -25,8 +25,11 @@ from workshop_lib.generate import (
 from workshop_lib.media.keys import LIT
 from workshop_lib.media.overlay import draw_keys
 from workshop_lib.media.video import read_video
+from workshop_lib.models.diffusion import Diffusion
+from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.files import save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
+from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.worlds.game_world import GameWorld
 from workshop_lib.worlds.next_frame_world import NextFrameWorld
 
@@ -246,6 +249,28 @@ def test_the_command_writes_a_video(tmp_path, file, episode, prompt, world, caps
     assert len(game_pictures(read_video(tmp_path / "dream.gif"))) == 1
 
 
+def test_how_the_world_dreams_is_passed_on(tmp_path):
+    films = []
+    for number, how in enumerate(("", "--sampler dpm", "--guidance 3", "--steps 1")):
+        out = tmp_path / f"{number}.gif"
+        arguments = f"--prompt {EASY} --episode 7 --start 30 --length 4 --frames 3 {how}".split()
+        assert main(["generate", diffusion_file(tmp_path), "--out", str(out), *arguments]) == 0
+        films.append(read_video(out)[-1].tobytes())
+    assert len(set(films)) == 4
+
+
+def diffusion_file(folder):
+    """Of an untrained model in which every weight does something."""
+    torch.manual_seed(0)
+    net = DiTConfig(dim=32, depth=1, heads=2, window=2)
+    made = Diffusion(DiffusionConfig(net=net, see=1, steps=3))
+    with torch.no_grad():
+        for weights in made.parameters():
+            weights.add_(0.05 * torch.randn_like(weights))
+    save_model(made, "diffusion", folder / "diffusion.safetensors", {})
+    return str(folder / "diffusion.safetensors")
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -257,6 +282,8 @@ def test_the_command_writes_a_video(tmp_path, file, episode, prompt, world, caps
         ({"prompt": "nowhere"}, "nowhere"),
         ({"prompt": "level:x"}, "level:x"),
         ({"model": "nowhere.safetensors"}, "no such file"),
+        ({"sampler": "dpm"}, "a next_frame world has no option 'sampler'; it has none"),
+        ({"guidance": 2.0}, "a next_frame world has no option 'guidance'; it has none"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(tmp_path, file, options, complaint):

@@ -19,6 +19,7 @@ from workshop_lib.errors import WorkshopError
 from workshop_lib.media.keys import PROCGEN_KEYS, Keys
 from workshop_lib.media.overlay import draw_keys, side_by_side, stack
 from workshop_lib.media.video import write_video
+from workshop_lib.models.diffusion_math import SamplerName
 from workshop_lib.worlds.game_world import GameState, GameWorld
 from workshop_lib.worlds.opening import open_world
 from workshop_lib.worlds.world import World
@@ -43,7 +44,7 @@ def generate(
     device: str = "auto",
     steps: int | None = None,
     temperature: float | None = None,
-    sampler: Literal["ddim", "euler", "heun", "dpm"] | None = None,
+    sampler: SamplerName | None = None,
     guidance: float | None = None,
     dream_seed: int | None = None,
     seed: int = 0,
@@ -162,13 +163,13 @@ def picture_prompt(path: Path, size: int) -> Prompt:
 def live_prompt(name: str, look: Look, length: int) -> Prompt:
     """The first `length` frames of a level of the real game, "level:NUMBER", nothing pressed.
 
-    Raises WorkshopError where there is no simulator, or none that can save a moment.
+    Raises WorkshopError where there is no simulator.
     """
     if not name.removeprefix(LEVEL).isdigit():
         raise WorkshopError(f"--prompt {name}: give the level's number, such as level:110003")
     level = int(name.removeprefix(LEVEL))
     game = GameWorld(GameConfig(look=look, levels=(level, level + 1)))
-    state = game.begin(levels=[level])
+    state = game.begin()
     for _ in range(length - 1):
         _, state = game.step(state, torch.tensor([NOTHING]))
     frames, actions = game.prompt(state)

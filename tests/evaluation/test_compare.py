@@ -73,6 +73,18 @@ def test_the_world_that_is_right_comes_out_best():
     assert "left/right" not in table[0] and [row[0] for row in table[1:]] == ["moves", COPY]
 
 
+def test_each_world_takes_the_options_that_it_has(model, diffusion, tmp_path):
+    how = dict(data=EASY, clips=3, horizon=2, long=0)
+    report = evaluate(f"{model},{diffusion}", sampler="dpm", guidance=2.0, out=str(tmp_path), **how)
+    alone = evaluate_world(diffusion, sampler="dpm", guidance=2.0, **how)
+    assert report.worlds[1].rollout == alone.rollout != evaluate_world(diffusion, **how).rollout
+    written = json.loads((tmp_path / "worlds.json").read_text())["worlds"]
+    told = {"steps": 3, "sampler": "dpm", "guidance": 2.0, "seed": 0}
+    assert [world["rollout"]["options"] for world in written] == [{}, told, {}]
+    with pytest.raises(WorkshopError, match="no option 'temperature' in any of these worlds"):
+        evaluate(f"{model},{diffusion}", temperature=0.5, **how)
+
+
 def test_what_is_no_world_is_refused(model, tmp_path):
     with pytest.raises(WorkshopError, match="name at least one"):
         evaluate(" , ", data=EASY)

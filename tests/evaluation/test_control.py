@@ -130,3 +130,19 @@ def test_the_sheet_shows_the_real_game_above_the_dream(starts, tmp_path):
     now, after_4 = (sheet[4 : 4 + 128 : 2, x : x + 128 : 2] for x in (4, 4 + 132))
     assert torch.equal(now, starts.frames[0, -1])
     assert torch.equal(after_4, starts.branches[0, 0, 3])
+
+
+def test_how_a_world_dreams_is_written_down(diffusion, starts, tmp_path):
+    moments = str(tmp_path / "starts.npz")
+    save_starts(moments, starts[:4])
+    found = []
+    for number, how in enumerate(({}, {"sampler": "dpm"}, {"guidance": 2.0})):
+        out = tmp_path / str(number)
+        report = evaluate(diffusion, starts_file=moments, out=str(out), **how)
+        written = json.loads((out / "control.json").read_text())
+        assert {**written["options"], **how} == written["options"] == report.options
+        found.append(report.at)
+    assert found[0] != found[1] != found[2] != found[0]
+
+    evaluate(diffusion, data=str(SAMPLE / "easy"), starts=4, sampler="dpm", out=str(tmp_path))
+    assert json.loads((tmp_path / "stretches.json").read_text())["options"]["sampler"] == "dpm"

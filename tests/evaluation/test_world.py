@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import SAMPLE
+from workshop_lib.cli import main
 from workshop_lib.data.shards import open_shard, read_all
 from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
@@ -49,6 +50,36 @@ def test_equal_seeds_give_equal_reports(model):
         for seed in (1, 1, 2)
     ]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_how_a_world_dreams_changes_its_figures_and_is_written_down(diffusion, tmp_path):
+    usual = {"steps": 3, "sampler": "ddim", "guidance": 1.0, "seed": 0}
+    found = {}
+    for name, how in {
+        "as it is": {},
+        "named": {"sampler": "ddim"},
+        "dpm": {"sampler": "dpm"},
+        "guided": {"guidance": 3.0},
+        "hurried": {"steps": 1},
+    }.items():
+        out = tmp_path / name
+        evaluate(
+            diffusion, data=str(SAMPLE / "easy"), clips=3, horizon=2, long=0, out=str(out), **how
+        )
+        found[name] = json.loads((out / "report.json").read_text())["rollout"]
+        assert found[name].pop("options") == {**usual, **how}
+    assert found.pop("named") == found["as it is"]
+    assert len({json.dumps(figures) for figures in found.values()}) == 4
+
+
+@pytest.mark.parametrize("option", ["steps 2", "temperature 0.5", "sampler dpm", "guidance 2"])
+def test_an_option_that_the_world_does_not_have_is_named(model, option, capsys):
+    name, value = option.split()
+    what = ["evaluate", "world", model, "--data", str(SAMPLE / "easy"), f"--{name}", value]
+    assert main(what) == 1
+    said = capsys.readouterr().err
+    assert f"a next_frame world has no option '{name}'; it has none" in said
+    assert said.count("\n") == 1
 
 
 def test_levels_do_not_repeat_as_long_as_there_are_others():

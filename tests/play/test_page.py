@@ -73,3 +73,8 @@ def test_a_port_that_is_taken_is_said(prompt):
 def test_a_prompt_that_is_none_is_said():
     with pytest.raises(WorkshopError, match="give the level's number"):
         serve(data=str(REPOSITORY / "data"), prompt="level:high", browser=False)
+
+
+def test_an_option_that_the_world_does_not_have_is_said():
+    with pytest.raises(WorkshopError, match="dynamics-tiny has no option 'sampler'; it has steps"):
+        serve("dynamics-tiny", str(REPOSITORY / "data"), sampler="dpm", browser=False)

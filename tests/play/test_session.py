@@ -11,8 +11,11 @@ from workshop_lib.data.actions import JUMP, LEFT, NOTHING, RIGHT, RIGHT_JUMP
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.shift import scroll
 from workshop_lib.media.video import read_video
+from workshop_lib.models.diffusion import Diffusion
+from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
+from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.nn.quantizers import FSQConfig
 from workshop_lib.play import session as session_module
 from workshop_lib.play.files import load_session, save_session
@@ -20,6 +23,7 @@ from workshop_lib.play.host import Host
 from workshop_lib.play.prompts import level_prompt
 from workshop_lib.play.session import PlaySession
 from workshop_lib.worlds.copy_world import CopyWorld
+from workshop_lib.worlds.diffusion_world import DiffusionWorld
 from workshop_lib.worlds.game_world import GameWorld
 from workshop_lib.worlds.opening import open_world
 from workshop_lib.worlds.token_world import TokenWorld
@@ -81,6 +85,32 @@ def test_only_the_options_that_a_world_has(tiny, prompt):
         copy.set(steps=3)
     with pytest.raises(WorkshopError, match="steps is 0: too small"):
         PlaySession(tiny, prompt).set(steps=0)
+
+
+def test_a_diffusion_world_turns_its_sampler_and_guidance(prompt, tmp_path):
+    torch.manual_seed(0)
+    net = DiTConfig(dim=32, depth=1, heads=2, window=2)
+    made = Diffusion(DiffusionConfig(net=net, see=1, steps=3))
+    with torch.no_grad():
+        for weights in made.parameters():
+            weights.add_(0.05 * torch.randn_like(weights))
+    session = PlaySession(DiffusionWorld(made), prompt, "noise", beside=False)
+    told = {"steps": 3, "sampler": "ddim", "guidance": 1.0, "seed": 0}
+    assert session.options == told
+    frames = [session.step(RIGHT).frame]
+    for option in ({"sampler": "dpm"}, {"guidance": 3}):
+        session.undo()
+        session.set(**option)
+        frames.append(session.step(RIGHT).frame)
+    assert len({frame.tobytes() for frame in frames}) == 3
+    with pytest.raises(WorkshopError, match="sampler 'magic': choose one of ddim"):
+        session.set(sampler="magic")
+    with pytest.raises(WorkshopError, match="sampler 'heun' follows"):
+        session.set(sampler="heun")
+    save_session(session, tmp_path / "a.npz")
+    again = load_session(tmp_path / "a.npz", DiffusionWorld(made), "noise", beside=False)
+    assert again.options == {**told, "sampler": "dpm", "guidance": 3.0}
+    np.testing.assert_array_equal(again.now.frame, frames[-1])
 
 
 def test_down_is_kept_from_worlds_that_never_saw_it(tiny, prompt):

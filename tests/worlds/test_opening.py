@@ -8,13 +8,17 @@ import torch
 from workshop_lib.data.actions import RIGHT
 from workshop_lib.data.encoded import tokenizer_entry
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.diffusion import Diffusion
+from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
 from workshop_lib.models.files import save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
+from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.worlds.copy_world import CopyWorld
+from workshop_lib.worlds.diffusion_world import DiffusionWorld
 from workshop_lib.worlds.next_frame_world import NextFrameWorld
-from workshop_lib.worlds.opening import open_world
+from workshop_lib.worlds.opening import open_world, options_of, share_options
 from workshop_lib.worlds.token_world import TokenWorld
 from workshop_lib.worlds.world import World
 
@@ -87,6 +91,23 @@ def test_the_models_own_tokenizer_is_found_and_another_refused(tmp_path):
 
 def test_options_that_are_none_are_left_alone(files):
     assert isinstance(open_world(files["next"], steps=None, temperature=None), NextFrameWorld)
+
+
+def test_several_worlds_share_what_each_of_them_has(files):
+    given = {"steps": 3, "temperature": 0.0, "sampler": None}
+    shared = share_options([files["next"], files["dynamics"]], given)
+    assert shared == [{}, {"steps": 3, "temperature": 0.0}]
+    with pytest.raises(WorkshopError, match=r"no option 'guidance' in any of these worlds: .*next"):
+        share_options([files["next"], files["dynamics"]], {"guidance": 2.0})
+    with pytest.raises(WorkshopError, match="a tokenizer alone is no world"):
+        share_options([files["tokenizer"]], {})
+
+
+def test_a_world_tells_how_it_dreams():
+    made = Diffusion(DiffusionConfig(net=DiTConfig(dim=32, depth=1, heads=2, window=2), see=1))
+    world = DiffusionWorld(made, steps=3, sampler="dpm", guidance=2.0)
+    assert options_of(world) == {"steps": 3, "sampler": "dpm", "guidance": 2.0, "seed": 0}
+    assert options_of(CopyWorld()) == {}
 
 
 def test_the_copying_world_copies():

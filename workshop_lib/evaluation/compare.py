@@ -16,11 +16,13 @@ from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.control import ControlReport, measure_control
 from workshop_lib.evaluation.drift import DriftReport, long_play, measure_drift
 from workshop_lib.evaluation.heldout import heldout_episodes
+from workshop_lib.evaluation.lpips import Lpips
 from workshop_lib.evaluation.metrics import write_json
-from workshop_lib.evaluation.rollout import RolloutReport, measure
+from workshop_lib.evaluation.rollout import AtHorizonSeen, RolloutReport, measure
 from workshop_lib.evaluation.starts import Starts, load_starts
+from workshop_lib.models.diffusion_math import SamplerName
 from workshop_lib.worlds.copy_world import CopyWorld
-from workshop_lib.worlds.opening import open_world
+from workshop_lib.worlds.opening import choose_device, open_world, share_options
 from workshop_lib.worlds.world import World
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Compared:
         last = at.get(TOLD, self.rollout.at[-1])
         cells["wrong keys"] = f"{last.shuffled_psnr.mean:.1f}"
         cells["sharpness"] = f"{100 * last.sharpness.mean:.0f}%"
+        if isinstance(last, AtHorizonSeen):
+            cells["LPIPS"] = f"{last.lpips.mean:.3f}"
         if self.control is not None:
             told = self.control.at[-1]
             for each in self.control.at:
@@ -104,7 +108,12 @@ def evaluate(
     prompt: int = 8,
     horizon: int = 16,
     long: int = 200,
+    steps: int | None = None,
+    temperature: float | None = None,
+    sampler: SamplerName | None = None,
+    guidance: float | None = None,
     device: str = "auto",
+    lpips: str | None = None,
     seed: int = 0,
     out: str | None = None,
 ) -> Comparison:
@@ -121,20 +130,28 @@ def evaluate(
         prompt: frames of each episode that the worlds are shown.
         horizon: frames that they then dream.
         long: frames of a few long dreams; 0 for none.
+        steps: how often each frame is refined, in worlds that have steps.
+        temperature: how freely worlds of tokens draw; 0 takes what is likeliest.
+        sampler: of the noise, in worlds of diffusion; by default the world's own.
+        guidance: there, how much more the action counts; 1 is no more, at half the price.
         device: where they dream: cpu, cuda, or auto for the GPU if there is one.
+        lpips: the safetensors file of its weights (docs/lpips.md), to measure LPIPS, too.
         seed: of the choice of clips and of who gets whose actions.
         out: folder for worlds.md, worlds.csv, worlds.json, worlds.png and worlds-sheet.png.
     """
     files = [name.strip() for name in models.split(",") if name.strip()]
     if not files:
         raise WorkshopError("models: name at least one world's file")
+    given = {"steps": steps, "temperature": temperature, "sampler": sampler, "guidance": guidance}
+    options = share_options(files, given)
+    perceived = None if lpips is None else Lpips(lpips, choose_device(device))
     clip = heldout_episodes(data, "test", clips, prompt + horizon, seed)
     moments = None if starts_file is None else load_starts(starts_file)[:starts]
     compared, dreams = [], {}
-    for name in [*files, COPY]:
-        world: World = CopyWorld() if name == COPY else open_world(name, device=device)
+    for name, how in zip([*files, COPY], [*options, {}], strict=True):
+        world: World = CopyWorld() if name == COPY else open_world(name, device=device, **how)
         label = name if name == COPY else _label(Path(name))
-        one, dreams[label] = compare_one(label, world, clip, moments, prompt, long, seed)
+        one, dreams[label] = compare_one(label, world, clip, moments, prompt, long, seed, perceived)
         compared.append(one)
     comparison = Comparison(tuple(compared))
     print(comparison.table())
@@ -157,9 +174,10 @@ def compare_one(
     prompt: int = 8,
     long: int = 200,
     seed: int = 0,
+    lpips: Lpips | None = None,
 ) -> tuple[Compared, Tensor]:
     """One world's figures, and its dreams of the clips, uint8 (B, T - prompt, H, W, C)."""
-    rollout, dreamed = measure(world, clip, prompt, seed)
+    rollout, dreamed = measure(world, clip, prompt, seed, lpips)
     control = None if moments is None else measure_control(world, moments)[0]
     few, drift = clip[:DREAMS], {}
     if long:

@@ -33,7 +33,8 @@ from workshop_lib.evaluation.rollout import check_keys, dream
 from workshop_lib.evaluation.shift import scroll
 from workshop_lib.evaluation.starts import KEYS, Starts, collect_starts, load_starts, save_starts
 from workshop_lib.evaluation.stretches import StretchReport, find_stretches, measure_stretches
-from workshop_lib.worlds.opening import open_world
+from workshop_lib.models.diffusion_math import SamplerName
+from workshop_lib.worlds.opening import open_world, options_of
 from workshop_lib.worlds.world import World
 
 HORIZONS = (1, 4, 8, 12)
@@ -64,9 +65,13 @@ class ControlAt:
 
 @dataclass(frozen=True)
 class ControlReport:
+    """starts: how many moments, of levels of this look; prompt: frames that the world was shown;
+    options: how the world dreamed, its steps and sampler, say, where it has them."""
+
     starts: int
     look: str
     prompt: int
+    options: dict[str, int | float | str]
     at: tuple[ControlAt, ...]
 
     def table(self) -> str:
@@ -96,6 +101,8 @@ def evaluate(
     lam: str | None = None,
     steps: int | None = None,
     temperature: float | None = None,
+    sampler: SamplerName | None = None,
+    guidance: float | None = None,
     device: str = "auto",
     seed: int = 0,
     out: str | None = None,
@@ -115,11 +122,14 @@ def evaluate(
         lam: the safetensors file of the latent action model, for worlds driven by its codes.
         steps: how often each frame is refined, for worlds that have steps.
         temperature: how freely a world of tokens draws; 0 takes what is likeliest.
+        sampler: of the noise, in worlds of diffusion; by default the world's own.
+        guidance: there, how much more the action counts; 1 is no more, at half the price.
         device: where it dreams: cpu, cuda, or auto for the GPU if there is one.
         seed: of the choice of moments.
         out: folder for control.json, control.png and counterfactuals.png.
     """
-    world = open_world(model, tokenizer, lam, device, steps=steps, temperature=temperature)
+    options = {"steps": steps, "temperature": temperature, "sampler": sampler, "guidance": guidance}
+    world = open_world(model, tokenizer, lam, device, **options)
     check_keys(world)
     if data is not None:
         stretches = measure_stretches(world, find_stretches(data, "test", starts))
@@ -170,7 +180,8 @@ def measure_control(
         _at_horizon(h, now, starts.branches[:, :, starts.horizons.index(h)], dreamed[:, :, h - 1])
         for h in asked
     )
-    return ControlReport(len(starts), starts.look, starts.frames.shape[1], at), dreamed
+    about = len(starts), starts.look, starts.frames.shape[1], options_of(world)
+    return ControlReport(*about, at), dreamed
 
 
 def _at_horizon(horizon: int, now: Tensor, real: Tensor, dreamed: Tensor) -> ControlAt:

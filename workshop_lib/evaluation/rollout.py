@@ -18,6 +18,7 @@ from torch import Tensor
 from workshop_lib.data.actions import NUM_ACTIONS
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
+from workshop_lib.evaluation.lpips import Lpips
 from workshop_lib.evaluation.metrics import (
     Score,
     Share,
@@ -29,6 +30,7 @@ from workshop_lib.evaluation.metrics import (
     squared_error,
     ssim,
 )
+from workshop_lib.worlds.opening import options_of
 from workshop_lib.worlds.world import World
 
 BATCH = 32
@@ -61,15 +63,28 @@ class AtHorizon:
 
 
 @dataclass(frozen=True)
+class AtHorizonSeen(AtHorizon):
+    """With LPIPS (lpips.py) in addition: 0 is the same picture; less is better."""
+
+    lpips: Score
+    copy_lpips: Score
+    shuffled_lpips: Score
+
+
+@dataclass(frozen=True)
 class RolloutReport:
-    """clips: how many held-out episodes; prompt: frames that the world was shown of each."""
+    """clips: how many held-out episodes; prompt: frames that the world was shown of each;
+    options: how the world dreamed, its steps and sampler, say, where it has them."""
 
     clips: int
     prompt: int
+    options: dict[str, int | float | str]
     at: tuple[AtHorizon, ...]
 
     def table(self) -> str:
         rows = [["frame", "PSNR, dB", "copying", "SSIM", "shuffled actions", "true win", "sharp"]]
+        if isinstance(self.at[0], AtHorizonSeen):
+            rows[0] += ["LPIPS", "copying"]
         for at in self.at:
             if at.horizon in SHOWN or at is self.at[-1]:
                 rows.append(
@@ -78,6 +93,8 @@ class RolloutReport:
                         str(at.shuffled_psnr), str(at.wins), f"{100 * at.sharpness.mean:.0f}%",
                     ]
                 )  # fmt: skip
+                if isinstance(at, AtHorizonSeen):
+                    rows[-1] += [f"{at.lpips.mean:.3f}", f"{at.copy_lpips.mean:.3f}"]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
         return "\n".join([f"{self.clips} clips after {self.prompt} frames of prompt", *lines])
@@ -113,11 +130,11 @@ def check_keys(world: World) -> None:
 
 
 def measure(
-    world: World, clip: Clip, prompt: int = 8, seed: int = 0
+    world: World, clip: Clip, prompt: int = 8, seed: int = 0, lpips: Lpips | None = None
 ) -> tuple[RolloutReport, Tensor]:
     """Compares a world's dreams with clips, all frames after the first `prompt` of them.
 
-    seed: of who gets whose actions.
+    seed: of who gets whose actions. lpips: measure by that, too.
 
     Returns the report and the dreams, uint8 (B, T - prompt, H, W, C).
 
@@ -136,10 +153,10 @@ def measure(
     misled = dream(world, shown, past, pressed[strangers(B, seed)])
     still = shown[:, -1:].expand_as(real)
     at = tuple(
-        _at_horizon(h + 1, *(video[:, h] for video in (real, dreamed, misled, still)))
+        _at_horizon(h + 1, real[:, h], dreamed[:, h], misled[:, h], still[:, h], lpips)
         for h in range(T - prompt)
     )
-    return RolloutReport(B, prompt, at), dreamed
+    return RolloutReport(B, prompt, options_of(world), at), dreamed
 
 
 def strangers(count: int, seed: int = 0) -> Tensor:
@@ -151,12 +168,17 @@ def strangers(count: int, seed: int = 0) -> Tensor:
 
 
 def _at_horizon(
-    horizon: int, real: Tensor, dreamed: Tensor, misled: Tensor, still: Tensor
+    horizon: int,
+    real: Tensor,
+    dreamed: Tensor,
+    misled: Tensor,
+    still: Tensor,
+    lpips: Lpips | None = None,
 ) -> AtHorizon:
     """All uint8 (B, H, W, C), the pictures of one moment."""
     error, copy_error, misled_error = (squared_error(x, real) for x in (dreamed, still, misled))
     right = (error < misled_error).double() + (error == misled_error).double() / 2
-    return AtHorizon(
+    at = AtHorizon(
         horizon=horizon,
         psnr=score(psnr_of(error)),
         ssim=score(ssim(dreamed, real)),
@@ -170,6 +192,10 @@ def _at_horizon(
         advantage=score(psnr_of(error) - psnr_of(misled_error)),
         sharpness=ratio(sharpness(dreamed), sharpness(real)),
     )
+    if lpips is None:
+        return at
+    apart = [score(lpips(frames, real)) for frames in (dreamed, still, misled)]
+    return AtHorizonSeen(**vars(at), lpips=apart[0], copy_lpips=apart[1], shuffled_lpips=apart[2])
 
 
 def write_csv(path: Path, report: RolloutReport) -> None:

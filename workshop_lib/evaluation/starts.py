@@ -105,6 +105,11 @@ def collect_starts(
     parts: list[Starts] = []
     found = 0
     with Game(config, GAMES, seed) as game, Game(config, GAMES, seed) as future:
+        if not game.can_save:
+            raise WorkshopError(
+                "this simulator cannot save the moments to compare from: install procgen, or give "
+                "--starts-file data/sample/starts/easy.npz, or --data for recorded stretches"
+            )
         candidates = _calm_moments(game, seed)
         while found < count and (batch := list(islice(candidates, GAMES))):
             played, survived = _play_on(batch, future, look)

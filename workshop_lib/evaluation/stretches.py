@@ -26,6 +26,7 @@ from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.metrics import Score, Share, ratio, share, squared_error
 from workshop_lib.evaluation.rollout import check_keys, dream
 from workshop_lib.evaluation.shift import scroll
+from workshop_lib.worlds.opening import options_of
 from workshop_lib.worlds.world import World
 
 HELD = 8  # frames for which the key is held
@@ -37,10 +38,12 @@ class StretchReport:
     """left, right: in what share of the stretches of this key the dream with the true keys is the
         nearer one; chance is 50%.
     gain: how far the dreams with the true keys scroll, over how far the real pictures do.
+    options: how the world dreamed, its steps and sampler, say, where it has them.
     """
 
     stretches: int
     horizon: int
+    options: dict[str, int | float | str]
     left: Share
     right: Share
     gain: Score
@@ -72,6 +75,7 @@ def measure_stretches(world: World, clip: Clip, prompt: int = 8) -> StretchRepor
     return StretchReport(
         stretches=len(clip),
         horizon=HELD,
+        options=options_of(world),
         left=share(right[leftward]),
         right=share(right[~leftward]),
         gain=ratio(sign * scroll(now, true)[:, 0], sign * scroll(now, real)[:, 0]),

@@ -12,16 +12,19 @@ from torch import Tensor
 from workshop_lib.data.clip import Clip
 from workshop_lib.evaluation.drift import DriftReport, long_play, measure_drift
 from workshop_lib.evaluation.heldout import heldout_episodes
+from workshop_lib.evaluation.lpips import Lpips
 from workshop_lib.evaluation.metrics import Score, write_json
 from workshop_lib.evaluation.rollout import (
     SHOWN,
     AtHorizon,
+    AtHorizonSeen,
     RolloutReport,
     check_keys,
     measure,
     write_csv,
 )
-from workshop_lib.worlds.opening import open_world
+from workshop_lib.models.diffusion_math import SamplerName
+from workshop_lib.worlds.opening import choose_device, open_world
 from workshop_lib.worlds.world import World
 
 DREAMS = 8  # side by side in a long rollout
@@ -53,7 +56,10 @@ def evaluate(
     lam: str | None = None,
     steps: int | None = None,
     temperature: float | None = None,
+    sampler: SamplerName | None = None,
+    guidance: float | None = None,
     device: str = "auto",
+    lpips: str | None = None,
     seed: int = 0,
     out: str | None = None,
 ) -> WorldReport:
@@ -73,15 +79,20 @@ def evaluate(
         lam: the safetensors file of the latent action model, for worlds driven by its codes.
         steps: how often each frame is refined, for worlds that have steps.
         temperature: how freely a world of tokens draws; 0 takes what is likeliest.
+        sampler: of the noise, in worlds of diffusion; by default the world's own.
+        guidance: there, how much more the action counts; 1 is no more, at half the price.
         device: where it dreams: cpu, cuda, or auto for the GPU if there is one.
+        lpips: the safetensors file of its weights (docs/lpips.md), to measure LPIPS, too.
         seed: of the choice of clips and of who gets whose actions.
         out: folder for report.json, horizons.csv, horizons.png, comparison.png, rollout.mp4 and
             the long dreams.
     """
-    world = open_world(model, tokenizer, lam, device, steps=steps, temperature=temperature)
+    options = {"steps": steps, "temperature": temperature, "sampler": sampler, "guidance": guidance}
+    perceived = None if lpips is None else Lpips(lpips, choose_device(device))
+    world = open_world(model, tokenizer, lam, device, **options)
     check_keys(world)
     clip = heldout_episodes(data, split, clips, prompt + horizon, seed)
-    rollout, dreamed = measure(world, clip, prompt, seed)
+    rollout, dreamed = measure(world, clip, prompt, seed, perceived)
     drift, films = _long_dreams(world, clip[:DREAMS], prompt, long, seed)
     report = WorldReport(Path(model).name, rollout, drift)
     print(report.table())
@@ -130,7 +141,7 @@ def write_report(
 
 
 def draw_horizons(path: Path, report: RolloutReport) -> None:
-    """PSNR and mean squared error against the horizon, with both controls."""
+    """PSNR, mean squared error and, if measured, LPIPS against the horizon, with the controls."""
     from workshop_lib.media.rollout_plots import horizon_plot
 
     def curve(of: Callable[[AtHorizon], Score]) -> tuple[list[float], list[float]]:
@@ -149,5 +160,16 @@ def draw_horizons(path: Path, report: RolloutReport) -> None:
             "copy of the last frame": curve(lambda at: at.copy_mse),
         },
     }
+    seen = [at for at in report.at if isinstance(at, AtHorizonSeen)]
+    if seen:
+        apart = {
+            "true actions": [at.lpips for at in seen],
+            "another clip's actions": [at.shuffled_lpips for at in seen],
+            "copy of the last frame": [at.copy_lpips for at in seen],
+        }
+        panels["LPIPS"] = {
+            name: ([s.mean for s in scores], [s.interval for s in scores])
+            for name, scores in apart.items()
+        }
     horizons = [at.horizon for at in report.at]
     horizon_plot(panels, horizons, logarithmic=["mean squared error"]).savefig(path)

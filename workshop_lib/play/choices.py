@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from workshop_lib.data.game import GameConfig, Look, available_backends
+from workshop_lib.data.game import Backend, GameConfig, Look, available_backends
 from workshop_lib.data.splits import MANIFEST
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import read_metadata
@@ -27,13 +27,20 @@ class Choices:
     Args:
         data: a folder with trained worlds in `pretrained` and split folders in `sample`.
         device: where worlds dream: "cpu", "cuda", or "auto" for the GPU if there is one.
+        simulator: of the real game: "procgen", "envpool", or "auto" for the first that is there.
 
     worlds: name to file; None for the real game, which is there with a simulator only.
     prompts: what a prompt can be taken from: recorded sets, and looks of the real game.
+
+    Raises WorkshopError for a simulator that is not installed.
     """
 
-    def __init__(self, data: str | Path, device: str = "auto") -> None:
-        self.data, self.device = Path(data), device
+    def __init__(self, data: str | Path, device: str = "auto", simulator: Backend = "auto") -> None:
+        self.data, self.device, self.simulator = Path(data), device, simulator
+        found = available_backends()
+        if simulator not in ("auto", *found):
+            here = " and ".join(found) or "none"
+            raise WorkshopError(f"simulator {simulator!r} is not installed; here is {here}")
         self.worlds: dict[str, Path | None] = {}
         for path in sorted((self.data / "pretrained").glob("*.safetensors")):
             if _family(path) in WORLDS:
@@ -41,7 +48,7 @@ class Choices:
         manifests = self.data.glob(f"sample/*/{MANIFEST}")
         self._sets = {path.parent.name: path.parent for path in manifests}
         self.prompts = [RECORDED + name for name in sorted(self._sets)]
-        if available_backends():
+        if found:
             self.worlds[GAME] = None
             self.prompts += [LEVEL + look for look in ("easy", "hard")]
         self._open: dict[str, Any] = {}
@@ -96,8 +103,10 @@ class Choices:
         if kind not in self.prompts:
             raise WorkshopError(f"no prompts {kind!r}: choose one of {', '.join(self.prompts)}")
         if kind.startswith(LEVEL):
-            return level_prompt(number, cast(Look, kind.removeprefix(LEVEL)))
-        return recorded_prompt(self._sets[kind.removeprefix(RECORDED)], "test", number, frame)
+            look = cast(Look, kind.removeprefix(LEVEL))
+            return level_prompt(number, look, simulator=self.simulator)
+        folder = self._sets[kind.removeprefix(RECORDED)]
+        return recorded_prompt(folder, "test", number, frame, simulator=self.simulator)
 
     def session(self, name: str, prompt: Prompt) -> PlaySession:
         """Begins to play a world. Files are opened once.
@@ -112,7 +121,8 @@ class Choices:
         if name in self._open:
             return self._open[name]
         if path is None:
-            return GameWorld((prompt.game if prompt else None) or GameConfig())
+            config = (prompt.game if prompt else None) or GameConfig()
+            return GameWorld(config, backend=self.simulator)
         self._open[name] = open_world(path, device=self.device)
         return self._open[name]
 

@@ -37,6 +37,7 @@ def save_session(session: PlaySession, path: str | Path) -> None:
         "name": prompt.name,
         "game": None if prompt.game is None else asdict(prompt.game),
         "level": prompt.level,
+        "pressed": prompt.pressed,
     }
     with complete_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(
@@ -60,7 +61,7 @@ def load_session(path: str | Path, world: World, name: str, beside: bool = True)
     about, arrays = _read(Path(path))
     if about["world"] != name:
         raise WorkshopError(f"{path}: was played in {about['world']!r}, not in {name!r}")
-    game = about["game"]
+    game, pressed = about["game"], about.get("pressed")  # not in files of earlier versions
     prompt = Prompt(
         frames=torch.tensor(arrays["frames"]),
         actions=torch.tensor(arrays["prompt_actions"]),
@@ -68,6 +69,7 @@ def load_session(path: str | Path, world: World, name: str, beside: bool = True)
         game=None if game is None else GameConfig(**{**game, "levels": tuple(game["levels"])}),
         level=about["level"],
         moment=arrays["moment"].tobytes() or None,
+        pressed=None if pressed is None else tuple(pressed),
     )
     session = PlaySession(world, prompt, name, beside, about["down"])
     for action, options in zip(arrays["actions"].tolist(), about["told"], strict=True):

@@ -8,8 +8,9 @@ import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from workshop_lib.data.game import Look
+from workshop_lib.data.game import Backend, Look
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.diffusion_math import SamplerName
 from workshop_lib.play.choices import EPISODE, FRAME, Choices
 from workshop_lib.play.host import Host
 from workshop_lib.play.prompts import Prompt, level_prompt, recorded_prompt
@@ -30,8 +31,11 @@ def serve(
     episode: int = EPISODE,
     start: int = FRAME,
     look: Look = "easy",
+    simulator: Backend = "auto",
     steps: int | None = None,
     temperature: float | None = None,
+    sampler: SamplerName | None = None,
+    guidance: float | None = None,
     seed: int | None = None,
     device: str = "auto",
     port: int = 0,
@@ -48,17 +52,21 @@ def serve(
         episode: which test episode of the split folder.
         start: frame of the episode at which the prompt begins.
         look: of a level of the real game: mono, easy or hard.
+        simulator: of the real game: procgen, envpool, or auto for the first that is installed.
         steps: of making a frame, in worlds that take several; by default the world's own.
-        temperature: of the world's draws, in worlds that draw; by default the world's own.
+        temperature: of the world's draws, in worlds of tokens; by default the world's own.
+        sampler: of the noise, in worlds of diffusion; by default the world's own.
+        guidance: there, how much more the action counts; 1 is no more, at half the price.
         seed: of the world's draws, in worlds that draw; by default the world's own.
         device: where it dreams: cpu, cuda, or auto for the GPU if there is one.
         port: of the page on this machine; 0 takes a free one.
         browser: open the page in the browser, too; its address is printed either way.
     """
-    choices = Choices(data, device)
+    choices = Choices(data, device, simulator)
     begun = _prompt(choices, prompt, episode, start, look)
     session = choices.session(choices.name_of(world), begun)
-    given = {"steps": steps, "temperature": temperature, "seed": seed}
+    given: dict[str, float | str | None] = {"steps": steps, "temperature": temperature}
+    given |= {"sampler": sampler, "guidance": guidance, "seed": seed}
     session.set(**{name: value for name, value in given.items() if value is not None})
     server = make_server(Host(session), port)
     print(f"{session.name}: {server.address}   (Ctrl+C ends it)", flush=True)
@@ -143,7 +151,7 @@ def _prompt(choices: Choices, prompt: str | None, episode: int, start: int, look
     if prompt is None:
         return choices.first_prompt()
     if not prompt.startswith(LEVEL):
-        return recorded_prompt(prompt, "test", episode, start)
+        return recorded_prompt(prompt, "test", episode, start, simulator=choices.simulator)
     if not prompt.removeprefix(LEVEL).isdigit():
         raise WorkshopError(f"--prompt {prompt}: give the level's number, such as level:110003")
-    return level_prompt(int(prompt.removeprefix(LEVEL)), look)
+    return level_prompt(int(prompt.removeprefix(LEVEL)), look, simulator=choices.simulator)

@@ -70,7 +70,7 @@ def branches(
     names = [ACTIONS[action].name for action in actions]
     labels = ["the moment", *[f"dream: {name}" for name in names]]
     rows = [*dreamed]
-    if played.prompt.moment is not None and any(step.real is not None for step in played.steps):
+    if any(step.real is not None for step in played.steps):
         rows += real
         labels += ["the moment", *[f"game: {name}" for name in names]]
     return contact_sheet(np.stack(rows), columns=len(dreamed), labels=labels, scale=scale)

@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from workshop_lib.data.game import Backend
 from workshop_lib.play.choices import Choices
 from workshop_lib.play.controls import Player
 from workshop_lib.play.host import Host
@@ -19,6 +20,7 @@ def play(
     prompt: Prompt | None = None,
     buttons: bool | None = None,
     device: str = "auto",
+    simulator: Backend = "auto",
 ) -> Player:
     """A player for the end of a notebook cell.
 
@@ -29,10 +31,11 @@ def play(
     buttons: only buttons and pictures, for front ends that cannot run the real player; by default
         where anywidget is not installed.
     device: where worlds dream: "cpu", "cuda", or "auto" for the GPU if there is one.
+    simulator: of the real game: "procgen", "envpool", or "auto" for the first that is there.
 
     Raises WorkshopError if there is no such world, or it cannot begin there.
     """
-    choices = Choices(data, device)
+    choices = Choices(data, device, simulator)
     name = choices.name_of(world)
     host = Host(choices.session(name, prompt or choices.first_prompt()))
     if buttons is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,22 @@ import numpy as np
 import torch
 
 from workshop_lib.data.actions import ACTIONS, NUM_ACTIONS
-from workshop_lib.data.game import GameConfig, available_backends
 from workshop_lib.errors import WorkshopError
 from workshop_lib.media.video import Gif, show_gif, write_video
+from workshop_lib.models.denoising import check_play
 from workshop_lib.play.film import film
 from workshop_lib.play.prompts import LENGTH, Prompt
+from workshop_lib.play.real_game import begin_game, knows_moment, moment_of, simulator_of
 from workshop_lib.worlds.game_world import GameState, GameWorld
+from workshop_lib.worlds.opening import options_of
 from workshop_lib.worlds.world import World
 
 HISTORY = 3000  # steps whose frames are kept: 200 seconds at 15 frames a second
 UNDO = 100  # steps that can be taken back; a moment of the real game takes 400 KB
-OPTIONS = ("steps", "temperature", "seed")  # what can be turned while playing, where a world has it
+# What can be turned while playing, where a world has it.
+OPTIONS: dict[str, Callable[[Any], float | str]] = {
+    "steps": int, "temperature": float, "sampler": str, "guidance": float, "seed": int,
+}  # fmt: skip
 # The worlds learned from players who never press DOWN: for them these keys are left, none, right.
 WITHOUT_DOWN = {0: 1, 3: 4, 6: 7}
 ALIKE = 60.0  # dB that two equal pictures count as
@@ -50,8 +56,8 @@ class Step:
 class PlaySession:
     """Plays a world from a prompt, one action at a time.
 
-    Where the prompt comes with a moment of the real game, and a simulator is here, the real game
-    runs beside the dream under the same keys, until its level is over.
+    Where the prompt tells how the real game comes to its moment, and a simulator is here, the real
+    game runs beside the dream under the same keys, until its level is over.
 
     Args:
         world: any world: worlds/world.py. It may be shared by sessions, its options are then, too.
@@ -76,7 +82,8 @@ class PlaySession:
         self.is_game = isinstance(world, GameWorld)
         self.takes_keys = world.num_actions == NUM_ACTIONS  # the game's; else latent codes
         self.down = self.is_game if down is None else down
-        self._game = self._game_beside() if beside and not self.is_game else None
+        self._beside = beside and not self.is_game and self.takes_keys and knows_moment(prompt)
+        self._game: GameWorld | None = None
         self.reset()
 
     @property
@@ -85,12 +92,11 @@ class PlaySession:
         return self.steps[-1]
 
     @property
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, int | float | str]:
         """Which of OPTIONS the world has, and how they stand."""
-        found = {name: getattr(self.world, name, None) for name in OPTIONS}
-        return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+        return options_of(self.world)
 
-    def set(self, **options: float) -> None:
+    def set(self, **options: float | str) -> None:
         """Turns the world's options; they hold from the next step on.
 
         Raises WorkshopError for one that this world does not have, or an impossible value.
@@ -99,23 +105,22 @@ class PlaySession:
             if name not in self.options:
                 has = ", ".join(self.options) or "none"
                 raise WorkshopError(f"{self.name} has no option {name!r}; it has {has}")
-            if value < (1 if name == "steps" else 0):
+            if name == "sampler":
+                check_play(self.world.steps, str(value), self.world.model.schedule)
+            elif float(value) < (1 if name == "steps" else 0):
                 raise WorkshopError(f"{name} is {value}: too small")
-            setattr(self.world, name, float(value) if name == "temperature" else int(value))
+            setattr(self.world, name, OPTIONS[name](value))
 
     def reset(self, seed: int | None = None) -> Step:
         """Begins again at the prompt; with a seed, the world's dice fall by that from now on."""
         if seed is not None:
             self.set(seed=seed)
-        state, game_state, prompt = self._begin_world(), None, self.prompt
-        frame = prompt.frames[-1].numpy()
-        if self.is_game:
-            frame = state.frames[0, -1].numpy()
-        if self._game is not None and prompt.moment is not None:
-            game_state = self._game.begin(moments=[prompt.moment])
+        state, game_state = self._begin_world(), self._begin_beside()
+        shown = state.frames[0] if self.is_game else self.prompt.frames
+        frame = shown[-1].numpy()
         start = Step(frame, real=None if game_state is None else game_state.frames[0, -1].numpy())
         self.actions: list[int] = []
-        self.told: list[dict[str, float]] = []  # the options at each of the actions
+        self.told: list[dict[str, int | float | str]] = []  # the options at each of the actions
         self.steps: deque[Step] = deque([_compared(start)], maxlen=HISTORY + 1)
         self._states: deque[tuple[Any, GameState | None]] = deque(maxlen=UNDO + 1)
         self._states.append((state, game_state))
@@ -189,12 +194,14 @@ class PlaySession:
             game: Any = self.world if self.is_game else self._game
             frames, actions = game.prompt(game_state)
             keep = min(LENGTH, frames.shape[1])
-            moment = game_state.moments[0] if game_state.moments else None
+            moment, keys = moment_of(game, game_state)
             return replace(
                 self.prompt,
                 frames=frames[0, -keep:],
                 actions=actions[0, actions.shape[1] - keep + 1 :],
                 moment=moment,
+                pressed=keys,
+                simulator=simulator_of(game),
                 name=name,
             )
         steps = list(self.steps)[-LENGTH:] if self.takes_keys else [self.now]
@@ -227,24 +234,17 @@ class PlaySession:
                 frames, actions = frames[-1:], actions[:0]  # nobody knows the codes between them
             with torch.inference_mode():
                 return self.world.begin(frames[None], actions[None])
-        if prompt.moment is not None and self.world.game.can_save:
-            if prompt.game is not None and not _same_look(prompt.game, self.world.config):
-                self.world = GameWorld(prompt.game)
-            return self.world.begin(moments=[prompt.moment])
-        if prompt.game is None or prompt.level is None or prompt.game.is_gymnasium:
-            raise WorkshopError(
-                f"the real game cannot begin at {prompt.name or 'this prompt'}: choose a level"
-            )
-        # A simulator that cannot go back is opened anew, at the beginning of the level.
-        self.world = GameWorld(replace(prompt.game, levels=(prompt.level, prompt.level + 1)))
-        return self.world.begin()
+        self.world, state = begin_game(prompt, simulator_of(self.world), self.world)
+        return state
 
-    def _game_beside(self) -> GameWorld | None:
-        if self.prompt.moment is None or not self.takes_keys:
+    def _begin_beside(self) -> GameState | None:
+        if not self._beside:
             return None
-        if "procgen" not in available_backends():  # a saved session from another machine
+        try:
+            self._game, state = begin_game(self.prompt, self.prompt.simulator, self._game)
+        except WorkshopError:  # a simulator that is there, but does not load
             return None
-        return GameWorld(self.prompt.game or GameConfig(), backend="procgen")
+        return state
 
 
 def _compared(step: Step) -> Step:
@@ -253,10 +253,6 @@ def _compared(step: Step) -> Step:
     error = np.square(step.frame.astype(float) - step.real).mean()
     psnr = ALIKE if error == 0 else min(ALIKE, 10 * np.log10(255**2 / error))
     return replace(step, psnr=float(psnr))
-
-
-def _same_look(one: GameConfig, other: GameConfig) -> bool:
-    return (one.name, one.look) == (other.name, other.look)
 
 
 def _event(state: GameState) -> str:

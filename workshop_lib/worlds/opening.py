@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -25,6 +26,8 @@ WORLDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 OPTIONAL = ("lam",)
 # what the other files must hold
 FAMILY_OF = {"tokenizer": "tokenizer", "lam": "latent_action"}
+# how a world dreams, where it has a choice; all verbs call them by these names
+OPTIONS = ("steps", "temperature", "sampler", "guidance", "seed")
 
 
 def open_world(
@@ -40,8 +43,8 @@ def open_world(
         worlds of tokens. Those that the model was trained with are found beside it under their own
         names, and among the pretrained ones.
     device: where it dreams: "cpu", "cuda", or "auto" for the GPU if there is one.
-    options: what the world's class takes besides (steps, temperature, seed); None leaves the
-        world's own default.
+    options: what the world's class takes besides (steps, temperature, sampler, guidance, seed);
+        None leaves the world's own default.
 
     Raises WorkshopError naming the file that is missing, torn, of another kind or too many, for a
     tokenizer other than the one whose tokens the model learned, and for an option that this world
@@ -51,10 +54,7 @@ def open_world(
     tokenizer, lam = (None if part is None else find_file(part) for part in (tokenizer, lam))
     metadata = read_metadata(model)
     family = metadata["family"]
-    if family not in WORLDS:
-        raise WorkshopError(
-            f"{model}: a {family} alone is no world; give a model of {' or '.join(sorted(WORLDS))}"
-        )
+    given = fitting_options(str(model), family, options)
     module, name, parts = WORLDS[family]
     if tokenizer is None and "tokenizer" in parts:
         tokenizer = tokenizer_beside(model, metadata) or find_needed(metadata, "tokenizer")
@@ -70,24 +70,63 @@ def open_world(
             raise WorkshopError(f"{path}: holds a {found}, not the {part}")
     if tokenizer is not None:
         check_tokenizer(metadata, tokenizer)
-    world_class = getattr(import_module(module), name)
+    paths = {"model": model, **others}
+    files = [paths[part] for part in parts]
+    place = choose_device(device)
+    models: list[Any] = [None if path is None else load_model(path, place) for path in files]
+    if lam is not None:
+        check_lam(metadata, models[parts.index("lam")], lam)
+    world: World = getattr(import_module(module), name)(*models, **given)
+    return world
+
+
+def fitting_options(model: str, family: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options but for those that are None: nobody gave them, the world has its own.
+
+    Raises WorkshopError naming the model for an option that a world of this family does not have,
+    and for a family that is no world's.
+    """
+    known = _known(model, family)
     given = {key: value for key, value in options.items() if value is not None}
-    known = list(signature(world_class).parameters)[len(parts) :]
     for key in given:
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise WorkshopError(f"{model}: a {family} world has no option {key!r}; {has}")
-    paths = {"model": model, **others}
-    files = [paths[part] for part in parts]
-    place = _device(device)
-    models: list[Any] = [None if path is None else load_model(path, place) for path in files]
-    if lam is not None:
-        check_lam(metadata, models[parts.index("lam")], lam)
-    world: World = world_class(*models, **given)
-    return world
+    return given
 
 
-def _device(name: str) -> str:
+def share_options(models: Sequence[str], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each of several worlds those of the options that it has; None counts as not given.
+
+    Raises WorkshopError for an option that none of them has, and naming a file that is missing,
+    torn or no world's.
+    """
+    known = [_known(model, read_metadata(find_file(model))["family"]) for model in models]
+    told = {key: value for key, value in given.items() if value is not None}
+    for key in told:
+        if not any(key in names for names in known):
+            raise WorkshopError(f"no option {key!r} in any of these worlds: {', '.join(models)}")
+    return [{key: value for key, value in told.items() if key in names} for names in known]
+
+
+def options_of(world: Any) -> dict[str, int | float | str]:
+    """Which of OPTIONS a world has, and how they stand: how what it dreams is made."""
+    found = {name: getattr(world, name, None) for name in OPTIONS}
+    return {name: v for name, v in found.items() if isinstance(v, int | float | str)}
+
+
+def _known(model: str, family: str) -> list[str]:
+    """The options that a family's world has: what its class takes besides its models."""
+    if family not in WORLDS:
+        raise WorkshopError(
+            f"{model}: a {family} alone is no world; give a model of {' or '.join(sorted(WORLDS))}"
+        )
+    module, name, parts = WORLDS[family]
+    return list(signature(getattr(import_module(module), name)).parameters)[len(parts) :]
+
+
+def choose_device(name: str) -> str:
+    """A device by its name, as PyTorch knows it; "auto" is the GPU if there is one."""
     import torch
 
     if name == "auto":
