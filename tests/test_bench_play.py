@@ -24,6 +24,7 @@ def test_it_tells_what_the_cache_saves(files, capsys):
     done = main(
         [
             *("bench", "play", "--frames", "5", "--out", str(files / "speed.json")),
+            *("--temperature", "0.5"),
             *("--dynamics", str(files / "dynamics.safetensors")),
             *("--tokenizer", str(files / "tokenizer.safetensors")),
         ]
@@ -32,6 +33,7 @@ def test_it_tells_what_the_cache_saves(files, capsys):
     figures = json.loads((files / "speed.json").read_text())
     assert figures["without"]["cpu"] > 2 * figures["with the cache"]["cpu"]
     assert figures["decoding alone"]["cpu"] < figures["with the cache"]["cpu"]
+    assert figures["options"] == {"steps": 4, "temperature": 0.5, "seed": 0}
     shown = capsys.readouterr().out
     assert "16 frames, 4 steps of unmasking" in shown and "frames/s" in shown
 
@@ -40,3 +42,9 @@ def test_a_tokenizer_in_the_place_of_the_dynamics_is_named(files, capsys):
     path = str(files / "tokenizer.safetensors")
     assert main(["bench", "play", "--dynamics", path, "--tokenizer", path]) == 1
     assert "is a Tokenizer, not a Dynamics" in capsys.readouterr().err
+
+
+def test_options_of_another_kind_of_world_are_named(files, capsys):
+    given = [f"--{name}={files / name}.safetensors" for name in ("dynamics", "tokenizer")]
+    assert main(["bench", "play", *given, "--guidance", "2"]) == 1
+    assert "a dynamics world has no option 'guidance'; it has steps" in capsys.readouterr().err

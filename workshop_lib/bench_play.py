@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.diffusion_math import SamplerName
 from workshop_lib.models.dynamics import Dynamics
 from workshop_lib.models.files import load_model
 from workshop_lib.models.maskgit import unmask
 from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.pretrained import find_file
+from workshop_lib.worlds.opening import fitting_options, options_of
 from workshop_lib.worlds.token_world import TokenState, TokenWorld
 
 WARM_UP = 3  # steps that are not counted
@@ -36,6 +38,9 @@ def bench_play(
     tokenizer: str = "tokenizer/base",
     steps: int = 4,
     frames: int = 40,
+    temperature: float | None = None,
+    sampler: SamplerName | None = None,
+    guidance: float | None = None,
     out: str | None = None,
 ) -> None:
     """Measures how many frames a second a world plays, with and without its cache.
@@ -51,15 +56,20 @@ def bench_play(
         tokenizer: a recipe or file, likewise.
         steps: of unmasking, or of denoising.
         frames: how many are measured.
+        temperature: how freely a world of tokens draws; 0 takes what is likeliest.
+        sampler: of the noise, in worlds of diffusion; by default the world's own.
+        guidance: there, how much more the action counts; 1 is no more, at half the price.
         out: write the figures to this JSON file too.
     """
     model = _model(dynamics)
+    given = {"steps": steps, "temperature": temperature, "sampler": sampler, "guidance": guidance}
     if hasattr(model, "denoise"):
         from workshop_lib.bench_diffusion import play_diffusion
 
-        return play_diffusion(model, dynamics, steps, frames, out)
+        options = fitting_options(dynamics, "diffusion", given)
+        return play_diffusion(model, dynamics, options, frames, out)
     parts = _of_kind(tokenizer, _model(tokenizer), Tokenizer), _of_kind(dynamics, model, Dynamics)
-    world = TokenWorld(*parts, steps=steps)
+    world = TokenWorld(*parts, **fitting_options(dynamics, "dynamics", given))
     size, window = world.tokenizer.config.size, world.dynamics.config.window
     prompt = torch.randint(256, (1, window, size, size, 3), dtype=torch.uint8)
     state = world.begin(prompt, torch.zeros(1, window - 1, dtype=torch.int64))
@@ -81,6 +91,7 @@ def bench_play(
     _report(figures, f"{dynamics}, {window} frames, {steps} steps of unmasking", encoding)
     if out is not None:
         values = {name: vars(speed) for name, speed in figures.items()}
+        values["options"] = options_of(world)
         Path(out).write_text(json.dumps(values, indent=2) + "\n")
 
 
@@ -112,11 +123,12 @@ def uncached_step(world: TokenWorld, state: TokenState, action: Tensor) -> Tenso
 
     def predict(tokens: Tensor) -> Tensor:
         whole = torch.cat([before, tokens.view(batch, 1, h, w)], dim=1)
-        return dynamics.logits(dynamics(whole, led_by)[:, -1:]).flatten(1, 3)
+        return dynamics.ungroup(dynamics(whole, led_by)[:, -1:]).flatten(1, 3)
 
     start = torch.full((batch, h * w), dynamics.mask_id)
     schedule, noise = dynamics.config.schedule, world.noise(state)
-    *_, tokens = unmask(predict, start, world.steps, world.temperature, schedule, noise)
+    how = world.steps, world.temperature, schedule, noise, dynamics.read
+    *_, tokens = unmask(predict, start, *how)
     shown = torch.cat([state.tokens, tokens.view(batch, 1, h, w)], dim=1)[:, -world.shown :]
     return world.tokenizer.decode(shown)[:, -1]
 

@@ -187,12 +187,19 @@ class Dynamics(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, T, N, D) to logits of the codes, (B, T, h, w, K)."""
+        return self.read(self.ungroup(features))
+
+    def ungroup(self, features: Tensor) -> Tensor:
+        """(B, T, N, D) to features of each token, (B, T, h, w, D)."""
         g, (h, w) = self.config.group, self.config.transformer.grid
         x = self.from_group(features)
-        x = rearrange(x, "b t (h w) (g k d) -> b t (h g) (w k) d", h=h, w=w, g=g, k=g)
+        return rearrange(x, "b t (h w) (g k d) -> b t (h g) (w k) d", h=h, w=w, g=g, k=g)
+
+    def read(self, features: Tensor) -> Tensor:
+        """Features of single tokens (..., D) to logits of the codes (..., K)."""
         if self.head is not None:
-            return self.head(x)
-        return linear(x, self.outputs(), self.output_bias)
+            return self.head(features)
+        return linear(features, self.outputs(), self.output_bias)
 
     def loss(self, clip: Clip, latents: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, in nats, of the masked tokens of every frame but the first.
@@ -294,10 +301,11 @@ class Dynamics(nn.Module):
         def predict(tokens: Tensor) -> Tensor:
             draft = tokens.view(batch, 1, h, w)
             features = self(draft, action[:, None], cache=cache, write=False)
-            return self.logits(features).flatten(1, 3)
+            return self.ungroup(features).flatten(1, 3)
 
         start = torch.full((batch, h * w), self.mask_id, device=action.device)
-        for tokens in unmask(predict, start, steps, temperature, self.config.schedule, generator):
+        how = steps, temperature, self.config.schedule, generator, self.read
+        for tokens in unmask(predict, start, *how):
             yield tokens.view(batch, h, w)
 
     def generate(self, cache: TimeCache, action: Tensor, **how: Any) -> Tensor:

@@ -137,10 +137,12 @@ def unmask(
     temperature: float,
     schedule: Schedule,
     generator: torch.Generator | None = None,
+    head: Callable[[Tensor], Tensor] = torch.Tensor.float,
 ) -> Iterator[Tensor]:
     """Chang et al. 2022, section 3.2: yields the tokens after each step, masks among them.
 
-    predict: tokens int64 (B, N) to logits float (B, N, K).
+    predict: tokens int64 (B, N) to logits float (B, N, K), or to what `head` turns into logits:
+        it is asked for those of masked tokens alone, (B, n, ..) to (B, n, K).
     start: int64 (B, N), all of them the mask's id.
     temperature: 0 takes the likeliest code everywhere and the surest tokens first. Above, codes
         are drawn from softmax(logits / temperature), and the order of tokens is random to a
@@ -151,15 +153,16 @@ def unmask(
     """
     tokens, mask_id, masked = start, start[0, 0], start.shape[1]
     for step, left in enumerate(masked_counts(start.shape[1], steps, schedule)):
-        logits = predict(tokens).float()
+        places = (tokens == mask_id).nonzero()[:, 1].view(-1, masked)
+        said = predict(tokens)
+        logits = head(said.gather(1, places[..., None].expand(-1, -1, said.shape[-1]))).float()
         noise = torch.rand(2, *start.shape, generator=generator).to(start.device)
+        noise = noise.gather(2, places.expand(2, -1, -1))
         chosen = draw(logits, temperature, noise[0])
-        sure = logits.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
-        heat = temperature * (1 - (step + 1) / steps)
-        sure = sure + heat * gumbel(noise[1])
-        sure = sure.masked_fill(tokens != mask_id, -torch.inf)
-        place = sure.topk(masked - left, dim=1).indices
-        tokens = tokens.scatter(1, place, chosen.gather(1, place))
+        sure = logits.gather(-1, chosen[..., None])[..., 0] - logits.logsumexp(-1)
+        sure = sure + temperature * (1 - (step + 1) / steps) * gumbel(noise[1])
+        best = sure.topk(masked - left, dim=1).indices
+        tokens = tokens.scatter(1, places.gather(1, best), chosen.gather(1, best))
         masked = left
         yield tokens
 
