@@ -5,7 +5,8 @@ import json
 import pytest
 
 from workshop_lib.cli import main
-from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.files import save_model
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
 

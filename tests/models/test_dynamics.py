@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.files import load_model, save_model
 
 GRID, CODES = (4, 4), 27

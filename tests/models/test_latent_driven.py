@@ -13,7 +13,8 @@ from tests.models.scrolling import scrolling_clip
 from tests.models.test_latent_action import FOUND
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.files import load_model, read_metadata, save_model
 from workshop_lib.models.latent_action import LatentActionModel
 from workshop_lib.models.latent_driven import LatentDriven, check_lam, lam_beside

@@ -13,7 +13,8 @@ from workshop_lib.evaluation.shift import scroll
 from workshop_lib.media.video import read_video
 from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
-from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
 from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.nn.quantizers import FSQConfig

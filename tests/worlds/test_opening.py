@@ -10,7 +10,8 @@ from workshop_lib.data.encoded import tokenizer_entry
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
-from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.files import save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig

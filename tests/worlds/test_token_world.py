@@ -11,7 +11,8 @@ from workshop_lib.data.actions import LEFT, RIGHT
 from workshop_lib.data.clips import ClipBatches, ClipConfig
 from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.dynamics import Dynamics, DynamicsConfig
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
 from workshop_lib.nn.quantizers import FSQConfig
 from workshop_lib.worlds.token_world import TokenWorld
