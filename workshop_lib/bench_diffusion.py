@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workshop_lib.bench_frame_by_frame import frame_by_frame
 from workshop_lib.bench_play import Speed, in_turn
 from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
 from workshop_lib.errors import WorkshopError
@@ -20,15 +21,19 @@ from workshop_lib.nn.linear import Linear
 from workshop_lib.training.live import from_recipe
 from workshop_lib.training.optim import make_optimizer
 from workshop_lib.worlds.diffusion_world import DiffusionState, DiffusionWorld
+from workshop_lib.worlds.opening import options_of
 
 
-def play_diffusion(model: Any, name: str, steps: int, frames: int, out: str | None) -> None:
+def play_diffusion(
+    model: Any, name: str, options: dict[str, Any], frames: int, out: str | None
+) -> None:
     """Measures a whole step of a diffusion world, with a full window behind it, and prints it: with
     its cache, and with the whole window through the network at every step of denoising.
 
-    model: any denoiser; only those with a cache are measured without it, too.
+    model: any denoiser; only those with a cache are measured without it, too (unguided).
+    options: of the world: its steps, sampler and guidance.
     """
-    world = DiffusionWorld(model, steps=steps)
+    world = DiffusionWorld(model, **options)
     window, size = world.context, world.model.size
     prompt = torch.randint(256, (1, window, size, size, 3), dtype=torch.uint8)
     state = world.begin(prompt, torch.zeros(1, window - 1, dtype=torch.int64))
@@ -39,10 +44,12 @@ def play_diffusion(model: Any, name: str, steps: int, frames: int, out: str | No
         _, state = world.step(state, action)
 
     runs: dict[str, Callable[[], object]] = {"with the cache": cached}
-    if isinstance(world.model, Diffusion):
+    if isinstance(world.model, Diffusion) and world.guidance == 1:
         runs["without"] = lambda: uncached_step(world, state, action)
-    title = f"{name}, {window} frames, {steps} steps of {world.sampler}"
-    _report(title, in_turn(runs, frames), 1, out)
+    title = f"{name}, {window} frames, {world.steps} steps of {world.sampler}"
+    if world.guidance != 1:
+        title += f", guidance {world.guidance:g}"
+    _report(title, in_turn(runs, frames), 1, out, options_of(world))
 
 
 @torch.inference_mode()
@@ -76,7 +83,8 @@ def bench_train(
 ) -> None:
     """Measures training steps (loss, gradients, AdamW) of a diffusion model on clips of noise.
 
-    Beside ours, turn and turn about: the same network with PyTorch's plain linear layers.
+    Beside ours, turn and turn about: the same network with PyTorch's plain linear layers, over
+    whole clips and in a plain loop over their frames (bench_frame_by_frame.py). All in float32.
 
     Args:
         model: a recipe of family diffusion.
@@ -95,7 +103,8 @@ def bench_train(
         torch.zeros(batch_size, length, dtype=torch.bool),
     )
     usual = plain(ours)
-    optimizers = {id(net): make_optimizer(net, optim) for net in (ours, usual)}
+    looped = frame_by_frame(usual)
+    optimizers = {id(net): make_optimizer(net, optim) for net in (ours, usual, looped)}
 
     def step(net: Any) -> None:
         net.loss(clip)[0].backward()
@@ -105,6 +114,7 @@ def bench_train(
     runs: dict[str, Callable[[], object]] = {
         "ours": lambda: step(ours),
         "plain layers": lambda: step(usual),
+        "frame by frame": lambda: step(looped),
     }
     title = f"{model}, {batch_size} x {length} frames a step"
     _report(title, in_turn(runs, steps, warm_up=1), batch_size * length, out)
@@ -119,7 +129,13 @@ def plain(model: nn.Module) -> Any:
     return model
 
 
-def _report(title: str, figures: dict[str, Speed], frames: int, out: str | None) -> None:
+def _report(
+    title: str,
+    figures: dict[str, Speed],
+    frames: int,
+    out: str | None,
+    options: dict[str, Any] | None = None,
+) -> None:
     first = next(iter(figures.values()))
     print(f"{title}; {torch.get_num_threads()} threads")
     print(f"  {'':<16}{'frames/s':>10}{'ms':>9}{'CPU ms':>9}{'times':>8}")
@@ -130,4 +146,6 @@ def _report(title: str, figures: dict[str, Speed], frames: int, out: str | None)
         )
     if out is not None:
         values = {name: vars(speed) for name, speed in figures.items()}
+        if options is not None:
+            values["options"] = options
         Path(out).write_text(json.dumps(values, indent=2) + "\n")

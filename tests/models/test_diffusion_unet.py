@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import SAMPLE
-from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
+from tests.models.columns import RIGHT, columns_clip, held, steering, train
+from workshop_lib.data.clip import frames_to_video
 from workshop_lib.data.clips import ClipBatches, ClipConfig
 from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
@@ -13,12 +14,12 @@ from workshop_lib.models.denoising import next_frame
 from workshop_lib.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
 from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.next_frame import NextFrameConfig
+from workshop_lib.pretrained import load_pretrained
 from workshop_lib.worlds.diffusion_world import DiffusionWorld
 from workshop_lib.worlds.next_frame_world import NextFrameWorld
 from workshop_lib.worlds.opening import open_world
 
 MEAN = dict(frames=2, width=16, depth=1, middle=2, cond_dim=32)
-LEFT, STAY, RIGHT = 0, 1, 2
 
 
 def make(mean=None, **changes):
@@ -36,19 +37,6 @@ def shaken(mean=None, **changes):
     return model
 
 
-def train(model, clips, steps, lr=3e-3):
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 30)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model.loss(clips())[0].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def clip():
     """Two real clips of 6 frames."""
@@ -56,62 +44,23 @@ def clip():
     return next(iter(ClipBatches(shards, ClipConfig(length=6, batch_size=2, lanes=2))))
 
 
-def game(count, length, size=32):
-    """A made-up game: the camera moves 4 pixels left or right over a level whose ground, from one
-    column of 8 pixels to the next, is high or low: black or white, which nobody can foresee."""
-    actions = torch.randint(0, 3, (count, length))
-    level = torch.where(torch.rand(count, 1, 1, 32) < 0.5, -0.8, 0.8)
-    level = level.expand(-1, 3, size, -1).repeat_interleave(8, dim=-1)
-    camera = 4 * (actions - 1).cumsum(dim=1)
-    camera = 112 + F.pad(camera[:, :-1], (1, 0))
-    columns = camera[:, :, None] + torch.arange(size)  # B T W
-    frames = torch.stack([level[b][..., columns[b]].movedim(2, 0) for b in range(count)])
-    return Clip(video_to_frames(frames), actions, torch.zeros(count, length, dtype=torch.bool))
-
-
 @pytest.fixture(scope="module")
 def trained():
     torch.manual_seed(0)
     model = make({"num_actions": 3, "short": 0.0, "unroll": 2}, size=32)
-    return train(model, lambda: game(8, 4), steps=240)
-
-
-def held(world, frames, actions, key, count):
-    state, shown = world.begin(frames, actions), []
-    for _ in range(count):
-        frame, state = world.step(state, torch.full((len(frames),), key))
-        shown.append(frame)
-    return torch.stack(shown, dim=1)
+    return train(model, lambda: columns_clip(8, 4), steps=240)
 
 
 def test_it_goes_where_the_action_says(trained):
-    """Held-out levels: after two steps, each dream is nearer to the real future of its own action
-    than to that of the other."""
     torch.manual_seed(1)
-    clips = game(32, 6)
-    start, actions = clips.frames[:, :2], clips.actions[:, :1]
-    now = frames_to_video(start[:, -1])
-    for key, other in ((LEFT, RIGHT), (RIGHT, LEFT), (STAY, LEFT)):
-        dream = frames_to_video(held(DiffusionWorld(trained), start, actions, key, 2)[:, -1])
-        error = {
-            k: (dream[..., 8:-8] - now[..., 8 + 8 * (k - 1) : 24 + 8 * (k - 1)])
-            .square()
-            .mean(dim=(1, 2, 3))
-            for k in (key, other)
-        }
-        seen = (
-            now[..., 8 + 8 * (key - 1) : 24 + 8 * (key - 1)]
-            != now[..., 8 + 8 * (other - 1) : 24 + 8 * (other - 1)]
-        )
-        differ = seen.flatten(1).any(dim=1)
-        assert (error[key] < error[other])[differ].float().mean() > 0.9
+    assert min(steering(DiffusionWorld(trained))) > 0.9
 
 
 def test_it_samples_what_its_mean_only_blurs(trained):
     """A column that comes newly into view is black or white. The mean is gray; samples are one of
     both, and both turn up."""
     torch.manual_seed(2)
-    clips = game(64, 6)
+    clips = columns_clip(64, 6)
     start, actions = clips.frames[:, :2], clips.actions[:, :1]
     new = {
         steps: frames_to_video(
@@ -223,6 +172,21 @@ def test_its_file_opens_as_a_world(clip, tmp_path):
     assert torch.equal(
         held(world, *prompt, 7, 2), held(DiffusionWorld(model, steps=2), *prompt, 7, 2)
     )
+
+
+def test_the_shipped_weights_compute_what_they_were_trained_for(clip):
+    """To the bit: the network's residual, added to the mean."""
+    model = load_pretrained("diffusion-unet-tiny")
+    video, actions, level = clip.video[:, :4], clip.actions[:, :4], torch.tensor([0.3, 0.9])
+    noisy = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mean = model.mean(video, actions)
+        told = [model.level(1000 * level), *(model.actions[i](actions[:, i]) for i in range(4))]
+        seen = F.pixel_unshuffle(torch.cat([video.flatten(1, 2), noisy, mean], dim=1), 4)
+        maps = model.head(model.body(seen, torch.stack(told).sum(dim=0)))
+        assert torch.equal(
+            model(noisy, level, video, actions, mean), mean + F.pixel_shuffle(maps, 4)
+        )
 
 
 def test_what_does_not_fit_is_refused(clip):

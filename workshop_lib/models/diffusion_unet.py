@@ -13,12 +13,16 @@ no pass, and with a single step the world is that of the next-frame predictor.
 Both learn together. The picture that the model makes of a noisy frame in training is one of those
 that it sees in the next: still about what really came, but with the faults of its own pictures. So
 it learns to go on from these, and dreams stay clear for long.
+
+Without the mean (`with_mean` False) the second network stands alone and has to learn steering
+through the noise. Schedule "edm" then makes it DIAMOND (Alonso et al. 2024): the last frames as
+channels, noise level and actions by FiLM, Karras et al.'s preconditioning, 3 steps of Euler.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +31,9 @@ from torch import Tensor, nn
 from workshop_lib.data.clip import Clip, frames_to_video
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.denoising import UNKNOWN, check_play, rollout
-from workshop_lib.models.diffusion_math import SamplerName, loss_weight
+from workshop_lib.models.diffusion_math import SamplerName, loss_weight, precondition
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig, check_length
-from workshop_lib.models.noise_schedules import FlowSchedule, Schedule
+from workshop_lib.models.noise_schedules import EDMSchedule, FlowSchedule, Schedule
 from workshop_lib.models.tokenizer import psnr
 from workshop_lib.nn.dit import NoiseEmbedding
 from workshop_lib.nn.frame_unet import UNetBody
@@ -38,13 +42,19 @@ from workshop_lib.nn.packed import packed
 
 @dataclass(frozen=True)
 class DiffusionUNetConfig:
-    """mean: the predictor inside; its patch, cond_dim, noise, short and unroll hold for both.
+    """mean: the predictor inside; its frames, num_actions, patch, cond_dim, noise, short and unroll
+        hold for both.
+    with_mean: False leaves the predictor out, and of `mean` only those hold.
     width, depth, middle: of the network that takes noise away, as in FrameUNetConfig.
     size: height and width of the frames that it samples.
-    level_mean, level_std: training levels t are sigmoid(N(mean, std)) of the straight-line
-        schedule, x = (1 - t) frame + t noise: with ln(t / (1 - t)) as DIAMOND has ln sigma.
-    most: the squared error of a cleaned frame counts 1 / t^2, at most this.
-    steps, sampler: of play. 1 step shows the mean.
+    schedule: "flow": x = (1 - t) frame + t noise; the network says what to add to the mean, or to
+        the last frame, to have the next one. "edm": x = frame + sigma noise, with preconditioning
+        (models/diffusion_math.py), and without the mean.
+    level_mean, level_std: training levels: ln sigma, or ln(t / (1 - t)), is N(mean, std).
+    most: with "flow" the squared error of a cleaned frame counts 1 / t^2, at most this.
+    data_std: with "edm" the spread of all pixels in [-1, 1]: CoinRun's is .67 on easy levels and
+        .54 on hard ones; DIAMOND takes .5 for every game.
+    steps, sampler: of play. 1 step shows the mean, where there is one.
     """
 
     mean: NextFrameConfig = field(default_factory=lambda: NextFrameConfig(unroll=4))
@@ -52,9 +62,12 @@ class DiffusionUNetConfig:
     depth: int = 2
     middle: int = 4
     size: int = 64
+    with_mean: bool = True
+    schedule: Literal["flow", "edm"] = "flow"
     level_mean: float = -0.4
     level_std: float = 1.2
     most: float = 20.0
+    data_std: float = 0.5
     steps: int = 4
     sampler: SamplerName = "euler"
 
@@ -67,14 +80,24 @@ class DiffusionUNetConfig:
                 "model.mean: channels must be 3, ahead 1 and size 0: diffusion here is in color, "
                 "frame by frame, in the frames' own size"
             )
-        if self.level_std <= 0 or self.most <= 0:
-            raise WorkshopError("model.level_std and model.most must be above 0")
+        if self.schedule not in ("flow", "edm"):
+            raise WorkshopError(f"model.schedule {self.schedule!r}: choose flow or edm")
+        if self.schedule == "edm" and self.with_mean:
+            raise WorkshopError(
+                "model.schedule edm goes without the mean: set model.with_mean to false"
+            )
+        if min(self.level_std, self.most, self.data_std) <= 0:
+            raise WorkshopError("model.level_std, model.most and model.data_std must be above 0")
         if self.size < 1 or self.size % (2 * self.mean.patch):
             raise WorkshopError(
                 f"model.size {self.size} must be a multiple of {2 * self.mean.patch} (twice the "
                 f"patch)"
             )
-        check_play(self.steps, self.sampler, FlowSchedule())
+        check_play(self.steps, self.sampler, self.make_schedule())
+
+    def make_schedule(self) -> Schedule:
+        made = EDMSchedule if self.schedule == "edm" else FlowSchedule
+        return made(mean=self.level_mean, std=self.level_std)
 
 
 @dataclass
@@ -97,39 +120,70 @@ class DiffusionUNet(nn.Module):
     def __init__(self, config: DiffusionUNetConfig) -> None:
         super().__init__()
         self.config, mean = config, config.mean
-        self.schedule: Schedule = FlowSchedule(config.level_mean, config.level_std)
+        self.schedule = config.make_schedule()
         self.num_actions, self.size = mean.num_actions, config.size
         self.context = self.kept = mean.frames
         self.mean = NextFrame(mean)
+        if not config.with_mean:  # what remains knows how to cut, fill up and blemish a past
+            del self.mean.net, self.mean.actions
         self.level = NoiseEmbedding(mean.cond_dim)
         self.actions = nn.ModuleList(
             nn.Embedding(mean.num_actions + 1, mean.cond_dim) for _ in range(mean.frames)
         )
-        pictures = mean.frames + 2  # the past, the noisy one and the mean
+        pictures = mean.frames + 1 + config.with_mean  # the past, the noisy one and the mean
         self.body = UNetBody(
             pictures * 3 * mean.patch**2, config.width, mean.cond_dim, config.depth, config.middle
         )
         self.head = nn.Conv2d(config.width, 3 * mean.patch**2, 3, padding=1)
-        nn.init.zeros_(self.head.weight)  # untrained, it leaves the mean as it is
+        nn.init.zeros_(self.head.weight)  # untrained, it leaves the mean or last frame as it is
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        if config.schedule == "edm":
+            # Preconditioned, a network has to say the noise, too: 48 numbers for every patch of 4 x
+            # 4 pixels, which do not fit through `width` channels beside all else. So x also goes
+            # straight to the end, as strongly as its noise level calls for. Without, samples stay
+            # noisy: a clip learned by heart came back at 18 dB instead of 25.
+            self.straight = nn.Linear(mean.cond_dim, 1)
+            nn.init.zeros_(self.straight.weight)
+            nn.init.zeros_(self.straight.bias)
 
     def forward(
-        self, x: Tensor, level: Tensor, video: Tensor, actions: Tensor, mean: Tensor
+        self,
+        x: Tensor,
+        level: Tensor,
+        video: Tensor,
+        actions: Tensor,
+        mean: Tensor | None = None,
     ) -> Tensor:
         """The clean next frame (B, C, H, W) that x (B, C, H, W) means at levels (B,), given the
-        past and the mean of what follows from it."""
+        past and, if a predictor stands inside, the mean of what follows from it."""
         places = [table(actions[:, i]) for i, table in enumerate(self.actions)]
         cond = torch.stack([self.level(self.schedule.label(level)), *places]).sum(dim=0)
-        patch, pictures = self.config.mean.patch, torch.cat([video.flatten(1, 2), x, mean], dim=1)
-        maps = self.head(self.body(F.pixel_unshuffle(pictures, patch), cond))
-        return mean + F.pixel_shuffle(maps, patch).float()
+        if self.config.schedule == "flow":
+            base = video[:, -1] if mean is None else mean
+            return base + self._residual(cond, video, x, *([] if mean is None else [mean]))
+        alpha, sigma = self._alpha_sigma(level)
+        skip, out, shrink, _ = precondition(alpha, sigma, self.config.data_std)
+        straight = self.straight(F.silu(cond))[:, :, None, None].float() * shrink * x
+        return skip * x + out * (straight + self._residual(cond, video, shrink * x))
+
+    def _residual(self, cond: Tensor, video: Tensor, *pictures: Tensor) -> Tensor:
+        """What the body makes, (B, C, H, W), of the past and pictures of the same shape."""
+        patch, seen = self.config.mean.patch, torch.cat([video.flatten(1, 2), *pictures], dim=1)
+        maps = self.head(self.body(F.pixel_unshuffle(seen, patch), cond))
+        return F.pixel_shuffle(maps, patch).float()
+
+    def _alpha_sigma(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of levels (B,), each (B, 1, 1, 1)."""
+        alpha, sigma = self.schedule.alpha_sigma(level)
+        return alpha[:, None, None, None], sigma[:, None, None, None]
 
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
-        """The error of the mean, and that of frames cleaned of noise at random levels, added up;
-        both the mean over `unroll` frames one after the other.
+        """The error of the mean, if there is one, and that of frames cleaned of noise at random
+        levels, added up; both the mean over `unroll` frames one after the other.
 
-        Logs psnr, of the mean of the first of these; psnr_copy, of showing the frame before once
-        more; and psnr_clean, of cleaned frames. In evaluation the noise is always the same.
+        Logs psnr, of the mean of the first of these, if there is one; psnr_copy, of showing the
+        frame before once more; and psnr_clean, of cleaned frames. In evaluation the noise is always
+        the same.
 
         Raises WorkshopError for clips shorter than k + unroll frames, of another size, or without
         actions.
@@ -147,34 +201,38 @@ class DiffusionUNet(nn.Module):
         for step in range(count):
             seen = self.mean.blemish(past) if self.training else past
             real, actions = video[:, k + step], pressed[:, step : step + k]
-            mean = self.mean(seen, actions)
-            clean, weight = self._clean(seen, actions, mean.detach(), real, generator)
+            mean = self.mean(seen, actions) if self.config.with_mean else None
+            given = None if mean is None else mean.detach()
+            clean, weight = self._clean(seen, actions, given, real, generator)
             error = (weight * (clean - real).square()).mean()
-            losses.append(self.mean.error(mean, real) + error)
-            means.append(mean.detach())
+            losses.append(error if mean is None else self.mean.error(mean, real) + error)
+            means.append(given)
             cleaned.append(clean.detach())
             past = torch.cat([past[:, 1:], cleaned[-1].clamp(-1, 1)[:, None]], dim=1)
         logs = {
-            "psnr": psnr(means[0], video[:, k]),
             "psnr_copy": psnr(video[:, k - 1], video[:, k]),
             "psnr_clean": psnr(torch.stack(cleaned, dim=1), video[:, k : k + count]),
         }
+        if means[0] is not None:
+            logs["psnr"] = psnr(means[0], video[:, k])
         return torch.stack(losses).mean(), logs
 
     def _clean(
         self,
         video: Tensor,
         actions: Tensor,
-        mean: Tensor,
+        mean: Tensor | None,
         real: Tensor,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """The next frame after noise of a random level was put on it and taken away, and how much
         an error in it counts, (B, 1, 1, 1)."""
         level = self.schedule.draw((len(real),), generator)
-        alpha, sigma = (v[:, None, None, None] for v in self.schedule.alpha_sigma(level))
+        alpha, sigma = self._alpha_sigma(level)
         eps = torch.randn(real.shape, generator=generator, device=real.device)
         clean = self(alpha * real + sigma * eps, level, video, actions, mean)
+        if self.config.schedule == "edm":
+            return clean, precondition(alpha, sigma, self.config.data_std).weight
         return clean, loss_weight("flow", alpha, sigma, self.config.most)
 
     def _check(self, clip: Clip, length: int) -> None:
@@ -184,6 +242,12 @@ class DiffusionUNet(nn.Module):
             raise WorkshopError(
                 f"data: frames of {' x '.join(map(str, clip.frames.shape[2:]))}, but model.size "
                 f"is {size}"
+            )
+        actions = clip.actions[:, : length - 1]
+        if not actions.is_cuda and bool(((actions < 0) | (actions >= self.num_actions)).any()):
+            raise WorkshopError(
+                f"data: actions must be 0 to {self.num_actions - 1}, got {int(actions.min())} to "
+                f"{int(actions.max())} (-1 stands for unknown)"
             )
 
     @torch.no_grad()
@@ -203,19 +267,15 @@ class DiffusionUNet(nn.Module):
 
         Raises WorkshopError where the action is left out: guidance is not for this model.
         """
+        pressed = torch.cat([memory.pressed, led_by[:, None]], dim=1)
         if memory.led_by is not led_by:  # the same tensor at all steps to one frame
             if bool((led_by == UNKNOWN).any()):
                 raise WorkshopError("guidance: this model always knows the action; leave it at 1")
-            memory.mean = self.mean(memory.video, self._pressed(memory, led_by))
+            memory.mean = self.mean(memory.video, pressed) if self.config.with_mean else None
             memory.led_by = led_by
-        assert memory.mean is not None
-        if level >= self.schedule.top:
+        if memory.mean is not None and level >= self.schedule.top:
             return memory.mean
-        levels = level.expand(len(x))
-        return self(x, levels, memory.video, self._pressed(memory, led_by), memory.mean)
-
-    def _pressed(self, memory: Memory, led_by: Tensor) -> Tensor:
-        return torch.cat([memory.pressed, led_by[:, None]], dim=1)
+        return self(x, level.expand(len(x)), memory.video, pressed, memory.mean)
 
     def predict(self, frames: Tensor, actions: Tensor, seed: int = 0) -> Tensor:
         """An open-loop rollout: models/denoising.py."""
