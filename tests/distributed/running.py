@@ -27,12 +27,20 @@ TOKENIZER = [
     "--optim.warmup=2", "--trainer.log_every_n_steps=1", "--preview_every=0",
 ]  # fmt: skip
 SECONDS = 150  # for a run, on a busy machine
+FIT = ("-m", "workshop_lib", "fit")
+# The same, after which each process leaves its weights behind.
+KEEPING = (str(Path(__file__).parent / "keeping.py"),)
 
 
-def start(folder: Path, *arguments: object, torchrun: tuple[str, ...] = ()) -> subprocess.Popen:
+def start(
+    folder: Path,
+    *arguments: object,
+    torchrun: tuple[str, ...] = (),
+    program: tuple[str, ...] = FIT,
+) -> subprocess.Popen:
     """`workshop fit ARGUMENTS` in a folder, in a process group of its own."""
     before = ["-m", "torch.distributed.run", *torchrun] if torchrun else []
-    command = [sys.executable, *before, "-m", "workshop_lib", "fit", *map(str, arguments)]
+    command = [sys.executable, *before, *program, *map(str, arguments)]
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -55,9 +63,9 @@ def finish(*runs: subprocess.Popen) -> list[str]:
                 run.wait()
 
 
-def train(folder: Path, *arguments: object, torchrun: tuple[str, ...] = ()) -> str:
+def train(folder: Path, *arguments: object, **options: tuple[str, ...]) -> str:
     """Runs to the end, which must be a good one; returns what it said."""
-    run = start(folder, *arguments, torchrun=torchrun)
+    run = start(folder, *arguments, **options)
     (said,) = finish(run)
     assert run.returncode == 0, said
     return said

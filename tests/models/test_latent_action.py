@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import SAMPLE
 from tests.models.scrolling import MOVES, scrolling_clip
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.agreement import mutual_information
+from workshop_lib.evaluation.heldout import heldout_episodes
 from workshop_lib.evaluation.inverse_dynamics import merged
+from workshop_lib.evaluation.metrics import psnr
 from workshop_lib.evaluation.shift import scroll
 from workshop_lib.models.latent_action import LatentActionModel, entropy_of_mean
 from workshop_lib.models.latent_portrait import Portrait
@@ -126,16 +129,71 @@ def test_idle_codes_start_anew_and_the_entropy_counts_them() -> None:
     assert entropy_of_mean(one) < 1e-3
 
 
+def test_it_knows_a_few_clips_by_heart() -> None:
+    """Real frames: trained on three clips, it draws them again from their codes, and from others'
+    codes it does not."""
+    easy = heldout_episodes(SAMPLE / "easy", "train", 3, 8)
+    whole = {"kind": "conv", "view": 0, "width": 32, "depth": 1}
+    decoder = {"kind": "unet", "patch": 4, "width": 32, "depth": 1, "middle": 2}
+    model = scrolling_lam(size=64, history=2, soft_steps=0, encoder=whole, decoder=decoder)
+    model.train()
+    before = model.loss(easy)[0].item()
+    curves = train_live(model, [easy], 160, optim=OPTIM, show=False)
+    assert curves["train/loss"][1][-10:].mean() < 0.1 * before
+    again = model.preview(easy)["again"][:, 1:]
+    codes, others = model.infer(easy.frames), model.infer(easy.frames).roll(1, 0)
+    assert psnr(again, easy.frames[:, 1:]).mean() > 28
+    dreamed = model.predict(easy.frames[:, :2], codes[:, 1:])
+    misled = model.predict(easy.frames[:, :2], others[:, 1:])
+    real = easy.frames[:, 2:]
+    assert psnr(dreamed, real).mean() > max(26, psnr(misled, real).mean() + 1)
+
+
 def test_a_portrait_takes_the_side_from_the_code_alone() -> None:
     torch.manual_seed(0)
     portrait = Portrait(6, 64, 2)
-    video, last = torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64)
-    vectors = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
-    drawn = portrait(video, last, vectors)
-    other = video.clone()
-    other[..., 29:35, 29:35] = 0
-    assert torch.equal(drawn, portrait(other, last, vectors))  # not from the frame itself
-    assert torch.allclose(drawn, portrait(video, last.flip(-1), vectors), atol=1e-6)
-    assert not torch.allclose(drawn, portrait(video, last, -vectors), atol=1e-2)
+    torch.nn.init.normal_(portrait.surroundings[2].weight, std=0.1)
+    video, vectors = torch.rand(3, 3, 64, 64), torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    drawn = portrait(video, vectors)
+    turned = video.clone()
+    turned[..., 29:35, 29:35] = turned[..., 29:35, 29:35].flip(-1)
+    assert torch.allclose(drawn, portrait(turned, vectors), atol=1e-6)
+    assert not torch.allclose(drawn, portrait(video, -vectors), atol=1e-2)
     with pytest.raises(WorkshopError, match=r"model\.portrait: 7"):
         Portrait(7, 64, 2)
+
+
+@pytest.mark.parametrize(("reach", "least", "most"), [(1, 0, 0.1), (4, 0.9, 1.1)])
+def test_portraits_of_later_frames_give_all_poses_one_side(
+    reach: int, least: float, most: float
+) -> None:
+    """Where one pose looks a little like the mirror image of another, only time shows which of
+    them face the same way."""
+    model = scrolling_lam(portrait=6, portrait_reach=reach, drop=1.0, soft_steps=40,
+                          quantizer={"kind": "fsq", "levels": [2]})  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    lessons = [turning_clip(16, 8, generator)[0] for _ in range(12)]
+    train_live(model, lessons, 150, optim=OPTIM, show=False)
+    clip, left = turning_clip(64, 8, generator)
+    told = mutual_information(model.infer(clip.frames).flatten(), left[:, 1:].flatten().long())
+    assert least <= told < most
+
+
+def turning_clip(count: int, length: int, generator: torch.Generator) -> tuple[Clip, torch.Tensor]:
+    """Clips of somebody in the middle who turns around now and then, and walks or jumps; and
+    whether he faces left, bool (B, T)."""
+
+    def now_and_then(share: float) -> torch.Tensor:
+        return (torch.rand(count, length, generator=generator) < share).cumsum(1) % 2 == 1
+
+    start = torch.rand(2, count, 1, generator=generator) < 0.5
+    left, jumps = now_and_then(0.1) ^ start[0], now_and_then(0.3) ^ start[1]
+    walking, jumping = torch.full((2, 6, 6, 3), 128)
+    walking[4:, 4:] = 255  # a leg
+    jumping[1:3, 4:] = 255  # an arm
+    jumping[5, :2] = 255  # the leg behind
+    sprites = torch.stack([torch.stack([s, s.flip(1)]) for s in (walking, jumping)]).byte()
+    frames = torch.full((count, length, 32, 32, 3), 60, dtype=torch.uint8)
+    frames[:, :, 13:19, 13:19] = sprites[jumps.long(), left.long()]
+    none = torch.zeros(count, length, dtype=torch.int64)
+    return Clip(frames, none, torch.zeros(count, length, dtype=torch.bool)), left

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from workshop_lib.errors import WorkshopError
 from workshop_lib.nn.codebook import Codebook, CodebookUse, perplexity
 from workshop_lib.nn.quantizers import VQ, VQConfig
 
@@ -44,6 +45,27 @@ def test_nearest_is_nearest_also_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
         points = vectors(33, 6)
         distance = torch.cdist(F.normalize(points, dim=1) if cosine else points, book.codes())
         assert torch.equal(book.nearest(points), distance.argmin(dim=1))
+
+
+def test_a_rate_leaves_one_code_for_what_is_nearly_the_same() -> None:
+    """Two clusters and four codes: without a rate each cluster wears two codes, with one it has
+    one; but one far from the others keeps its own, however rare it is."""
+    used = {}
+    for rate in (0.0, 0.2):
+        torch.manual_seed(0)
+        book = Codebook(VQConfig(num_codes=4, code_dim=2, rate=rate, reset_after=0))
+        for step in range(300):
+            points = vectors(200, 2, seed=step) * 0.15
+            points[:150, 0] += 1
+            points[150:, 0] -= 1
+            book.restart_idle(points)
+            book.follow(points, book.nearest(points))
+        tokens = book.nearest(points)
+        assert not set(tokens[:150].tolist()) & set(tokens[150:].tolist())
+        used[rate] = len(tokens.unique())
+    assert used == {0.0: 4, 0.2: 2}
+    with pytest.raises(WorkshopError, match="rate"):
+        VQConfig(rate=0.1, ema=False)
 
 
 def clusters(count: int, step: int, dim: int = 4, spread: float = 0.05) -> tuple[Tensor, Tensor]:

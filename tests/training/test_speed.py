@@ -15,10 +15,12 @@ from workshop_lib.data.clip import Clip
 from workshop_lib.data.datamodule import ClipDataModule, InParts, parts_of_batch
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.tokenizer import Tokenizer
+from workshop_lib.nn.codebook import Codebook, VQConfig
 from workshop_lib.training.live import from_recipe
 from workshop_lib.training.memory import checkpoint_activations, largest_micro_batch
 from workshop_lib.training.options import strategy
 from workshop_lib.training.run import fit
+from workshop_lib.training.sharded import ShardedStrategy, check_sharded
 from workshop_lib.training.speed import count_flops, peak_tflops
 
 
@@ -146,10 +148,34 @@ def test_batches_that_do_not_divide_are_refused(numbers, says: str) -> None:
         parts_of_batch(*numbers)
 
 
-def test_split_models_are_refused() -> None:
-    with pytest.raises(WorkshopError, match=r"strategy fsdp: .*use ddp"):
-        strategy("fsdp", 8, False)
+def test_one_process_has_nothing_to_share_out() -> None:
     assert strategy("auto", 1, False) == "auto" and strategy("auto", 2, False) == "ddp"
+    assert strategy("fsdp", 1, False) == "auto"
+    assert isinstance(strategy("fsdp", 2, False), ShardedStrategy)
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "fsdp_cpu_offload"])
+def test_other_ways_to_split_a_model_are_refused(name: str) -> None:
+    with pytest.raises(WorkshopError, match=f"strategy {name}: use fsdp or ddp"):
+        strategy(name, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("gan", "compiled", "precision", "ema", "says"),
+    [
+        (True, False, "32-true", True, "gan"),
+        (False, True, "32-true", True, "compile"),
+        (False, False, "16-mixed", True, "trainer.precision 16-mixed"),
+        (False, False, "32-true", False, "a quantizer with ema false"),
+    ],
+)
+def test_what_fsdp_cannot_do_is_refused(
+    gan: bool, compiled: bool, precision: str, ema: bool, says: str
+) -> None:
+    model = Codebook(VQConfig(ema=ema))
+    with pytest.raises(WorkshopError, match=f"fsdp: not with {says}; use ddp"):
+        check_sharded(model, gan, compiled, precision)
+    check_sharded(Codebook(VQConfig()), False, False, "bf16-mixed")
 
 
 def test_peaks_are_told_apart() -> None:

@@ -12,7 +12,7 @@ held moves the eighth by many: from far off, left and right are the largest thin
 and what the past says already, the speed, counts for less. The encoder never sees more than frame
 t + 1, so code t speaks of what was pressed at t, and not of what came after it.
 
-And code t must tell how the player looks in frame t + 1, which way he is facing above all: see
+And code t must tell which way the player faces in the frames after it: see
 models/latent_portrait.py, without which codes say little about keys.
 """
 
@@ -137,11 +137,9 @@ class LatentActionModel(nn.Module):
         loss = measured + coded.loss - config.entropy * spread
         logs = {"psnr": psnr(drawn.detach(), target), **coded.logs}
         if self.portrait is not None:
-            last, following = (
-                frames_to_video(gather_frames(clip.frames, places + i)).flatten(0, 1)
-                for i in range(2)
-            )
-            logs["portrait"] = self.portrait.error(following, last, coded.vectors.flatten(0, 1))
+            later = places + self._reach(places, len(clip.frames[0]), generator)
+            shown = frames_to_video(gather_frames(clip.frames, later)).flatten(0, 1)
+            logs["portrait"] = self.portrait.error(shown, coded.vectors.flatten(0, 1))
             loss = loss + config.portrait_weight * logs["portrait"]
         if config.labels:
             named, logs["label_accuracy"] = self._label_loss(clip, coded, places)
@@ -171,7 +169,7 @@ class LatentActionModel(nn.Module):
             else:
                 following = self.decoder.draw(video, cond[:, : length + i])[:, -1]
             if self.portrait is not None:
-                following = self.portrait.paint(following, video[:, -1], vectors[:, i])
+                following = self.portrait.paint(following, vectors[:, i])
             video = torch.cat([video, following[:, None].clamp(-1, 1)], dim=1)
         return video_to_frames(video[:, length:])
 
@@ -200,6 +198,12 @@ class LatentActionModel(nn.Module):
             return random(T - distances), distances
         places = self._all_places(frames)
         return places, 1 + random((T - 1 - places).clamp_max(reach))
+
+    def _reach(self, places: Tensor, length: int, generator: torch.Generator | None) -> Tensor:
+        """How far ahead of `places` the portraits lie, at random, in clips of so many frames."""
+        most = (length - 1 - places).clamp_max(self.config.portrait_reach)
+        drawn = torch.rand(places.shape, generator=generator, device=places.device)
+        return 1 + (drawn * most).long()
 
     def _predictions(self, frames: Tensor, cond: Tensor, places: Tensor) -> Tensor:
         """Small frames (B, n, C, h, w) that the decoder draws."""

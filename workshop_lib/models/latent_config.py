@@ -81,9 +81,9 @@ class LatentActionConfig:
     transitions: how many of each clip a step is trained on, drawn at random; 0 for all.
     loss: "mse", or "log", the logarithm of each prediction's error: then frames in which little
         changes count as much as jumps.
-    portrait: pixels across the middle of frame t + 1, where the player is, that are drawn from what
-        is around them and code t, an even number; 0 for no such thing. portrait_weight: of their
-        mean squared error.
+    portrait: pixels across the middle of a frame, where the player is, that are drawn from all but
+        where he looks, and code t; an even number, 0 for no such thing. portrait_reach: of any of
+        so many frames after frame t. portrait_weight: of their mean squared error.
     soft, soft_steps, spread, temperature: see models/latent_code.py, ActionCode.
     drop: share of transitions for which the decoder gets no code, in training: so it learns what
         the past alone says, and the code need not repeat it.
@@ -105,6 +105,7 @@ class LatentActionConfig:
     transitions: int = 0
     loss: Literal["mse", "log"] = "mse"
     portrait: int = 0
+    portrait_reach: int = 4
     portrait_weight: float = 2.0
     soft: float = 0.5
     soft_steps: int = 0
@@ -118,7 +119,7 @@ class LatentActionConfig:
     action_codes: tuple[int, ...] = (0, 0, 3, 5, 5, 2, 1, 1, 4, 5, 5, 5, 5, 5, 5)
 
     def __post_init__(self) -> None:
-        for name in ("size", "history", "stride", "scale"):
+        for name in ("size", "history", "stride", "scale", "portrait_reach"):
             if getattr(self, name) < 1:
                 raise WorkshopError(f"model.{name} must be 1 or more, got {getattr(self, name)}")
         for name in ("soft", "drop", "labels"):

@@ -1,16 +1,17 @@
-"""The middle of a frame, where the player stands, drawn from what is around it and from the code.
+"""The middle of a frame, where the player stands, drawn from everything but where he looks.
 
 In CoinRun most of what a key does to the next frame is not motion. A key changes the speed by less
 than half a pixel a frame, frames are drawn at whole pixels, and in the air the keys hardly steer at
 all: from the motion alone, a network that is told the actions learns to name few of them. But the
-player turns around at once, and the camera holds him in the middle. It is a matter of five pixels
+player turns around at once, and the camera holds him in the middle. It is a matter of a few pixels
 out of 4,096, too few to count in the error of a whole frame, and the frames before tell which way
 he looked: so a decoder needs no code for it, and no code would ever speak of it.
 
-Hence the portrait. It sees the next frame around the player, and of the player himself no more than
-the mean of how he looked last and of the mirror image of that: whether his legs are together, but
-not which way he faced. That must come through the code. Code and surroundings are added up, so that
-a code adds the same picture wherever it is used, and cannot mean one thing here and another there.
+Hence the portrait. It sees what is around the player and, of himself, the mean of the picture and
+its mirror image: whether he walks or jumps, but not which way he faces. That must come through the
+code. And code t must draw the player not of frame t + 1 alone but of any of the next few (up to
+t + `reach`). One picture would not do: "left" could then mean facing left where he walks and facing
+right where he jumps. But who jumps now walked a moment ago, and mostly the same way.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ WIDTH = 128
 
 
 class Portrait(nn.Module):
-    """portrait(next frames, last frames (N, C, H, W), vectors (N, d)) to the next frames' middle
-    `side` x `side` pixels.
+    """portrait(frames (N, C, H, W), vectors (N, d)) to the middle `side` x `side` pixels of the
+    frames themselves, as the codes' vectors say.
 
     side: an even number of pixels less than 16. size: H and W, 16 or more. dim: d, channels of a
     code's vector.
@@ -39,33 +40,37 @@ class Portrait(nn.Module):
                 f"model.portrait: {side} must be an even number of pixels less than {AROUND}, of "
                 f"frames of {AROUND} pixels or more (model.size: {size})"
             )
-        self.side = side
+        self.side, self.maps = side, (1 + dim, CHANNELS, side, side)
         self.around, self.middle = _middle(size, AROUND), _middle(size, side)
         self.hole = _middle(AROUND, side)
-        out = CHANNELS * side**2
+        numbers = (1 + dim) * CHANNELS * side**2
         self.surroundings = nn.Sequential(
-            nn.Linear(CHANNELS * AROUND**2, WIDTH), nn.SiLU(), nn.Linear(WIDTH, out)
+            nn.Linear(CHANNELS * AROUND**2, WIDTH), nn.SiLU(), nn.Linear(WIDTH, numbers)
         )
-        self.code = nn.Linear(dim, out)
-        nn.init.normal_(self.code.weight, std=0.1)
+        # At first, what a code adds does not depend on the picture.
+        nn.init.zeros_(self.surroundings[2].weight)  # type: ignore[arg-type]
+        nn.init.normal_(self.surroundings[2].bias, std=0.1)  # type: ignore[arg-type]
 
-    def forward(self, video: Tensor, last: Tensor, vectors: Tensor) -> Tensor:
-        """float (N, C, side, side). What `video` shows in the middle has no influence."""
+    def forward(self, video: Tensor, vectors: Tensor) -> Tensor:
+        """float (N, C, side, side). Of the middle, only its mean with its mirror image is used."""
         seen = video[..., self.around, self.around].clone()
-        player = last[..., self.middle, self.middle]
-        seen[..., self.hole, self.hole] = (player + player.flip(-1)) / 2
-        drawn: Tensor = self.surroundings(seen.flatten(1)) + self.code(vectors)
-        return drawn.view(-1, CHANNELS, self.side, self.side)
+        player = video[..., self.middle, self.middle]
+        even = (player + player.flip(-1)) / 2
+        seen[..., self.hole, self.hole] = even
+        maps = self.surroundings(seen.flatten(1)).unflatten(1, self.maps)
+        odd = maps[:, 0] + (vectors[:, :, None, None, None] * maps[:, 1:]).sum(dim=1)
+        drawn: Tensor = even + (odd - odd.flip(-1)) / 2
+        return drawn
 
-    def error(self, video: Tensor, last: Tensor, vectors: Tensor) -> Tensor:
+    def error(self, video: Tensor, vectors: Tensor) -> Tensor:
         """Mean squared error against the middle of the frames themselves, float ()."""
-        drawn = self(video, last, vectors).float()
+        drawn = self(video, vectors).float()
         return (drawn - video[..., self.middle, self.middle]).square().mean()
 
-    def paint(self, video: Tensor, last: Tensor, vectors: Tensor) -> Tensor:
-        """The frames (N, C, H, W) with the player in the middle, drawn by the code."""
+    def paint(self, video: Tensor, vectors: Tensor) -> Tensor:
+        """The frames (N, C, H, W) with the player in the middle, turned as the code says."""
         painted = video.clone()
-        painted[..., self.middle, self.middle] = self(video, last, vectors).to(video.dtype)
+        painted[..., self.middle, self.middle] = self(video, vectors).to(video.dtype)
         return painted
 
 

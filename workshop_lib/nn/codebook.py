@@ -14,6 +14,7 @@ from workshop_lib.errors import WorkshopError
 
 MOST_CODES = 2**20
 NEVER = 2**40  # more training steps than anyone takes
+FLOOR = 0.01  # share of vectors that an unused code counts with, so that it may come into use
 ROWS_AT_ONCE = 8192  # the table of distances has so many rows at most, times K columns
 
 
@@ -30,6 +31,9 @@ class VQConfig:
     data_start: at the first training step all codes become random vectors of that batch.
     reset_after: a code that no vector chose for so many training steps in a row starts anew from
         a random vector of the batch; 0 never does that.
+    rate: above 0, "nearest" is the smallest squared distance - rate ln(share of vectors that choose
+        the code): of two codes that say nearly the same, one takes all, and few bits are spent
+        (entropy-constrained quantization, Chou et al. 1989, equation 6). Needs ema.
     """
 
     num_codes: int = 512
@@ -40,6 +44,7 @@ class VQConfig:
     commitment: float = 0.25
     data_start: bool = True
     reset_after: int = 50
+    rate: float = 0.0
     kind: Literal["vq"] = "vq"
 
     def __post_init__(self) -> None:
@@ -47,6 +52,8 @@ class VQConfig:
         require(self.code_dim >= 1, "code_dim", self.code_dim, "1 or more")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         require(self.reset_after >= 0, "reset_after", self.reset_after, "0 (never) or more")
+        require(self.rate >= 0, "rate", self.rate, "0 or more")
+        require(self.ema or not self.rate, "rate", self.rate, "0 without ema")
 
 
 class Codebook(nn.Module):
@@ -90,6 +97,9 @@ class Codebook(nn.Module):
         codes = self.codes()
         # |u - e|^2 = |u|^2 + 2 (|e|^2 / 2 - u.e), and |u|^2 is the same for every code.
         half_squares = codes.square().sum(dim=-1) / 2
+        if self.config.rate:
+            share = self.mass / self.mass.sum().clamp_min(FLOOR)
+            half_squares = half_squares - self.config.rate / 2 * share.clamp_min(FLOOR).log()
         rows = vectors.split(ROWS_AT_ONCE)
         return torch.cat([torch.addmm(half_squares, r, codes.T, alpha=-1).argmin(1) for r in rows])
 

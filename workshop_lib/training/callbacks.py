@@ -17,6 +17,7 @@ from torch import Tensor
 from workshop_lib.data.clip import Clip
 from workshop_lib.training.checkpoints import run_folder
 from workshop_lib.training.optim import ema_decay
+from workshop_lib.training.sharded import ShardedStrategy, deal_out, put_together, whole_model
 
 
 class AveragedWeights(WeightAveraging):
@@ -33,6 +34,25 @@ class AveragedWeights(WeightAveraging):
             torch._foreach_lerp_(averaged, current, weight)
 
         super().__init__(use_buffers=False, multi_avg_fn=average)
+
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Beside the model, which by now is on its device, and dealt out where it is."""
+        assert self._average_model is not None
+        average: Any = self._average_model.module
+        average.to(pl_module.device)
+        if isinstance(trainer.strategy, ShardedStrategy):
+            deal_out(average.model, trainer.strategy.mesh)
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["state_dict"] = put_together(checkpoint["state_dict"])
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -89,6 +109,7 @@ class PreviewPictures(Callback):
     def __init__(self, every: int, clips: int = 4, frames: int = 8) -> None:
         self.every, self.clips, self.frames = every, clips, frames
         self._clip: Clip | None = None
+        self._drawn = -1  # at this step last
 
     def on_validation_batch_start(
         self, trainer: lightning.Trainer, module: Any, batch: Clip, batch_idx: int, *_: Any
@@ -105,20 +126,22 @@ class PreviewPictures(Callback):
 
     def _save(self, trainer: lightning.Trainer, module: Any) -> None:
         folder = run_folder(trainer)
-        if self._clip is None or not trainer.is_global_zero or folder is None:
+        if self._clip is None or folder is None or not hasattr(module.model, "preview"):
             return
-        if not hasattr(module.model, "preview"):
+        if self._drawn == trainer.global_step:
             return
+        self._drawn = trainer.global_step
+        model = whole_model(trainer)
         path = folder / "previews" / f"step-{trainer.global_step:07d}.png"
-        if path.exists():
+        if not trainer.is_global_zero or path.exists():
             return
         from workshop_lib.media.sheet import contact_sheet, write_image
 
-        training = module.training
-        module.eval()
+        training = model.training
+        model.eval()
         with torch.no_grad():
-            rows = module.model.preview(self._clip)
-        module.train(training)
+            rows = model.preview(self._clip)
+        model.train(training)
         columns = min(self.frames, self._clip.frames.shape[1])
         pictures, labels = [], []
         for b in range(len(self._clip)):

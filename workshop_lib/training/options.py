@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from workshop_lib.errors import WorkshopError
 from workshop_lib.training.gan import GanConfig
 from workshop_lib.training.recipes import CONFIGS
+from workshop_lib.training.sharded import ShardedStrategy
 
 
 def add_options(parser: LightningArgumentParser, family: str) -> None:
@@ -93,15 +94,13 @@ def strategy(asked: Any, processes: int, two_losses: bool) -> Any:
 
     two_losses: trained with a discriminator, so that no backward pass reaches all weights.
 
-    Raises WorkshopError for one that splits up the model.
+    Raises WorkshopError for ways to split up the model other than our fsdp.
     """
     name = asked if isinstance(asked, str) else type(asked).__name__
-    if "fsdp" in name.lower() or "deepspeed" in name.lower() or "modelparallel" in name.lower():
-        raise WorkshopError(
-            f"trainer.strategy {name}: these models fit into any GPU many times over, and averaged "
-            f"weights need them whole; use ddp, with --activation_checkpointing or "
-            f"--data.micro_batch where memory is short"
-        )
+    if name == "fsdp":
+        return "auto" if processes == 1 else ShardedStrategy()
+    if any(split in name.lower() for split in ("fsdp", "deepspeed", "modelparallel")):
+        raise WorkshopError(f"trainer.strategy {name}: use fsdp or ddp")
     if processes == 1 or name != "auto":
         return asked
     return "ddp_find_unused_parameters_true" if two_losses else "ddp"

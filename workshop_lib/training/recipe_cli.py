@@ -38,6 +38,7 @@ from workshop_lib.training.resume import (
     new_run_folder,
     newest_run_folder,
 )
+from workshop_lib.training.sharded import ShardedStrategy, check_sharded, whole_model
 from workshop_lib.training.speed import Speed
 from workshop_lib.training.stopping import Stopping
 
@@ -119,7 +120,7 @@ class RecipeCLI(LightningCLI):
         two_losses = isinstance(self.model, GanTrainingModule)
         self.trainer = self.instantiate_trainer(
             precision=half,
-            strategy=strategy(asked["strategy"], cluster.place()[1], two_losses),
+            strategy=self._strategy(asked["strategy"], half),
             logger=False,  # not before all is checked: no folder for a run that does not start
             **cluster.layout(),
         )
@@ -129,6 +130,15 @@ class RecipeCLI(LightningCLI):
             check_trainer(self.trainer)
         if self.subcommand == "fit":
             self._settle_folder()
+
+    def _strategy(self, asked: Any, half: Any) -> Any:
+        if asked == "fsdp" and self.subcommand != "fit":
+            asked = "auto"  # measuring keeps nothing beside the weights
+        two_losses = isinstance(self.model, GanTrainingModule)
+        settled = strategy(asked, cluster.place()[1], two_losses)
+        if isinstance(settled, ShardedStrategy):
+            check_sharded(self.model.model, two_losses, self._of("compile"), half)
+        return settled
 
     def _fit_into_memory(self) -> None:
         """Batches in parts, where they are too large; all is still counted in whole batches."""
@@ -212,8 +222,8 @@ class RecipeCLI(LightningCLI):
             PreviewPictures(self._of("preview_every")),
             RunRecord(self.family, str(self.recipe)),
             StepProgress(),
+            StepSeeds(int(self._of("seed_everything") or 0)),  # before all that log
             LearningRateMonitor(),
-            StepSeeds(int(self._of("seed_everything") or 0)),
             Speed(self._of("trainer")["log_every_n_steps"] or 50),
         ]
         if self.model.optim.ema:
@@ -224,11 +234,11 @@ class RecipeCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """The trained (averaged) model as one file in the run folder."""
+        model = whole_model(self.trainer)
         if not self.trainer.is_global_zero:
             return
         folder = Path(self.folder or ".")
         notes = {"run": str(folder), **tokenizer_note(self.datamodule.path)}
-        model = self.model.model
         if isinstance(model, LatentDriven):
             if model.joint:
                 save_model(model.lam, "latent_action", folder / model.lam_file, dict(notes))

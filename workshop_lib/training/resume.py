@@ -35,6 +35,8 @@ class StepSeeds(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int
     ) -> None:
+        # Of a run that had ended and goes on, Lightning logs each step as the one after it.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         part = batch_idx % trainer.accumulate_grad_batches
         self._seed(0, trainer.global_step, part, trainer.global_rank)
 

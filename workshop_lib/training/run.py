@@ -68,6 +68,7 @@ def _be_quiet() -> None:
         ".*logs directory .* exists and is not empty.*",  # KeptMetrics puts them back
         ".*Checkpoint directory .* exists.*",
         ".*It is recommended to use .*sync_dist=True.*",
+        ".*in eval mode at the start of training.*",  # what is trained already and stays so
     ):
         warnings.filterwarnings("ignore", message=message)
 

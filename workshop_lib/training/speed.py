@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from workshop_lib.data.clip import Clip
+from workshop_lib.training.sharded import whole_model
 
 # Dense bf16 TFLOP/s by a part of the device's name, from NVIDIA's data sheets; the first that fits.
 PEAKS = {
@@ -69,7 +70,7 @@ class Speed(Callback):
         self, trainer: lightning.Trainer, module: Any, batch: Clip, *_: Any
     ) -> None:
         if self._flops is None:
-            self._flops = count_flops(module.model, batch[:2])
+            self._flops = count_flops(whole_model(trainer), batch[:2])
         if self._since is None:
             self._since = time.perf_counter()
 
