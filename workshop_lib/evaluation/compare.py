@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from workshop_lib.media.comparison_plots import Pictured
 
 DREAMS = 8  # long ones, side by side
-SHOWN = (1, 8, 16)  # horizons of the table's PSNR
+SHOWN = (1, 8, 16, 32)  # horizons of the table's PSNR
 TOLD = 8  # the horizon of the table's steering
 SHEET = (1, 2, 4, 8, 12, 16)
 PLAYED = 24  # steps of which the median time is taken
@@ -106,7 +106,7 @@ def evaluate(
     clips: int = 256,
     starts: int = 256,
     prompt: int = 8,
-    horizon: int = 16,
+    horizon: int = 32,
     long: int = 200,
     steps: int | None = None,
     temperature: float | None = None,

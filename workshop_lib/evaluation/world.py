@@ -50,7 +50,7 @@ def evaluate(
     split: Literal["train", "val", "test"] = "test",
     clips: int = 256,
     prompt: int = 8,
-    horizon: int = 16,
+    horizon: int = 32,
     long: int = 500,
     tokenizer: str | None = None,
     lam: str | None = None,

@@ -137,9 +137,12 @@ class LatentActionModel(nn.Module):
         loss = measured + coded.loss - config.entropy * spread
         logs = {"psnr": psnr(drawn.detach(), target), **coded.logs}
         if self.portrait is not None:
-            later = places + self._reach(places, len(clip.frames[0]), generator)
-            shown = frames_to_video(gather_frames(clip.frames, later)).flatten(0, 1)
-            logs["portrait"] = self.portrait.error(shown, coded.vectors.flatten(0, 1))
+            vectors, later = coded.vectors.flatten(0, 1), self._reach(places, clip, generator)
+            errors = [
+                self.portrait.error(frames_to_video(frames).flatten(0, 1), vectors)
+                for frames in (gather_frames(clip.frames, places + n) for n in (1, later))
+            ]
+            logs["portrait"] = (errors[0] + errors[1]) / 2
             loss = loss + config.portrait_weight * logs["portrait"]
         if config.labels:
             named, logs["label_accuracy"] = self._label_loss(clip, coded, places)
@@ -199,9 +202,9 @@ class LatentActionModel(nn.Module):
         places = self._all_places(frames)
         return places, 1 + random((T - 1 - places).clamp_max(reach))
 
-    def _reach(self, places: Tensor, length: int, generator: torch.Generator | None) -> Tensor:
-        """How far ahead of `places` the portraits lie, at random, in clips of so many frames."""
-        most = (length - 1 - places).clamp_max(self.config.portrait_reach)
+    def _reach(self, places: Tensor, clip: Clip, generator: torch.Generator | None) -> Tensor:
+        """How far ahead of `places` later portraits lie, at random, as far as the clips go."""
+        most = (clip.frames.shape[1] - 1 - places).clamp_max(self.config.portrait_reach)
         drawn = torch.rand(places.shape, generator=generator, device=places.device)
         return 1 + (drawn * most).long()
 
