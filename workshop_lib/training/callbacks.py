@@ -30,7 +30,9 @@ class AveragedWeights(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         def average(averaged: Any, current: Any, updates: Tensor | int) -> None:
-            weight = 1 - ema_decay(decay, int(updates))
+            # Not `updates`: it is on the GPU, which would have to be waited for.
+            done = updates if self._average_model is None else self._average_model.n_averaged
+            weight = 1 - ema_decay(decay, int(done))
             torch._foreach_lerp_(averaged, current, weight)
 
         super().__init__(use_buffers=False, multi_avg_fn=average)

@@ -82,6 +82,8 @@ class Stopping(Callback):
         # about to anyway, and shall still say why.
         if self._group is None:
             self._restore()
+        else:  # Lightning's, which it would put back now
+            trainer._signal_connector._original_handlers.clear()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
