@@ -76,6 +76,7 @@ FOUND: dict[str, Any] = {
     "soft_steps": 60,
     "transitions": 2,
     "quantizer": {"kind": "fsq", "levels": [2, 2]},
+    "decoder": {"kind": "unet", "patch": 2, "width": 32},
 }
 
 
@@ -171,7 +172,7 @@ def test_portraits_of_later_frames_give_all_poses_one_side(
     them face the same way."""
     model = scrolling_lam(portrait=6, portrait_reach=reach, drop=1.0, soft_steps=40,
                           quantizer={"kind": "fsq", "levels": [2]})  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
     lessons = [turning_clip(16, 8, generator)[0] for _ in range(12)]
     train_live(model, lessons, 150, optim=OPTIM, show=False)
     clip, left = turning_clip(64, 8, generator)
@@ -191,7 +192,7 @@ def turning_clip(count: int, length: int, generator: torch.Generator) -> tuple[C
     walking, jumping = torch.full((2, 6, 6, 3), 128)
     walking[4:, 4:] = 255  # a leg
     jumping[1:3, 4:] = 255  # an arm
-    jumping[5, :2] = 255  # the leg behind
+    jumping[5, :1] = 255  # the leg behind
     sprites = torch.stack([torch.stack([s, s.flip(1)]) for s in (walking, jumping)]).byte()
     frames = torch.full((count, length, 32, 32, 3), 60, dtype=torch.uint8)
     frames[:, :, 13:19, 13:19] = sprites[jumps.long(), left.long()]
