@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.shaking import shaken_weights
 from workshop_lib.bench_diffusion import plain, uncached_step
 from workshop_lib.bench_frame_by_frame import frame_by_frame
 from workshop_lib.cli import main
@@ -22,10 +23,7 @@ def model():
     torch.manual_seed(0)
     net = DiTConfig(dim=64, depth=2, heads=2, window=16)
     made = Diffusion(DiffusionConfig(net=net, see=1, displacement=True))
-    with torch.no_grad():
-        for p in made.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return made
+    return shaken_weights(made, 0.05)
 
 
 def test_bench_play_tells_what_the_cache_saves(model, tmp_path, capsys):
@@ -71,9 +69,7 @@ def test_frame_by_frame_learns_the_same(kind, training, window):
     torch.manual_seed(0)
     net = kind(dim=32, depth=2, heads=2, window=window)
     whole = Diffusion(DiffusionConfig(net=net, training=training))
-    with torch.no_grad():
-        for p in whole.parameters():
-            p.add_(0.05 * torch.randn_like(p))
+    shaken_weights(whole, 0.05)
     clip = Clip(
         torch.randint(256, (2, 6, 64, 64, 3), dtype=torch.uint8),
         torch.randint(15, (2, 6)),

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import SAMPLE
+from tests.shaking import shaken_weights
 from workshop_lib.cli import main
 from workshop_lib.data.actions import JUMP, LEFT, NOTHING, RIGHT, RIGHT_JUMP
 from workshop_lib.data.game import GameConfig
@@ -41,9 +42,7 @@ def model():
     """Untrained, but every weight does something."""
     torch.manual_seed(0)
     made = NextFrame(NextFrameConfig(width=16, depth=1, middle=2, cond_dim=32))
-    with torch.no_grad():
-        for p in made.parameters():
-            p.add_(0.03 * torch.randn_like(p))
+    shaken_weights(made)
     return made.eval()
 
 
@@ -264,9 +263,7 @@ def diffusion_file(folder):
     torch.manual_seed(0)
     net = DiTConfig(dim=32, depth=1, heads=2, window=2)
     made = Diffusion(DiffusionConfig(net=net, see=1, steps=3))
-    with torch.no_grad():
-        for weights in made.parameters():
-            weights.add_(0.05 * torch.randn_like(weights))
+    shaken_weights(made, 0.05)
     save_model(made, "diffusion", folder / "diffusion.safetensors", {})
     return str(folder / "diffusion.safetensors")
 

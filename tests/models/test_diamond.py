@@ -4,11 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.conftest import SAMPLE
 from tests.models.columns import columns_clip, held, steering, train
+from tests.shaking import shaken_weights
 from workshop_lib.data.clip import Clip, frames_to_video
-from workshop_lib.data.clips import ClipBatches, ClipConfig
-from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
 from workshop_lib.models.files import load_model, save_model
@@ -29,17 +27,7 @@ def make(past=None, **changes):
 def shaken(past=None, **changes):
     """An untrained model whose every weight does something."""
     model = make(past, **changes).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.03 * torch.randn_like(p))
-    return model
-
-
-@pytest.fixture(scope="module")
-def clip():
-    """Two real clips of 6 frames."""
-    shards = split_shards(SAMPLE / "easy", "train")
-    return next(iter(ClipBatches(shards, ClipConfig(length=6, batch_size=2, lanes=2))))
+    return shaken_weights(model)
 
 
 @pytest.mark.parametrize(("schedule", "steps"), [("edm", 200), ("flow", 90)])

@@ -4,11 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.conftest import SAMPLE
 from tests.models.columns import RIGHT, columns_clip, held, steering, train
+from tests.shaking import shaken_weights
 from workshop_lib.data.clip import frames_to_video
-from workshop_lib.data.clips import ClipBatches, ClipConfig
-from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.denoising import next_frame
 from workshop_lib.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
@@ -31,17 +29,7 @@ def make(mean=None, **changes):
 def shaken(mean=None, **changes):
     """An untrained model whose every weight does something."""
     model = make(mean, **changes).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.03 * torch.randn_like(p))
-    return model
-
-
-@pytest.fixture(scope="module")
-def clip():
-    """Two real clips of 6 frames."""
-    shards = split_shards(SAMPLE / "easy", "train")
-    return next(iter(ClipBatches(shards, ClipConfig(length=6, batch_size=2, lanes=2))))
+    return shaken_weights(model)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.conftest import SAMPLE
+from tests.shaking import shaken_weights
 from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
-from workshop_lib.data.clips import ClipBatches, ClipConfig
-from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
@@ -26,17 +24,7 @@ def make(**changes):
 def shaken(**changes):
     """An untrained model whose every weight does something."""
     model = make(**changes)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.03 * torch.randn_like(p))
-    return model
-
-
-@pytest.fixture(scope="module")
-def clip():
-    """Two real clips of 6 frames."""
-    shards = split_shards(SAMPLE / "easy", "train")
-    return next(iter(ClipBatches(shards, ClipConfig(length=6, batch_size=2, lanes=2))))
+    return shaken_weights(model)
 
 
 def scrolling(count, length, size=32):

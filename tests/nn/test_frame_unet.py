@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.shaking import shaken_weights
 from workshop_lib.errors import WorkshopError
 from workshop_lib.nn.frame_unet import FrameUNet, FrameUNetConfig, displace
 
@@ -76,9 +77,7 @@ def test_it_learns_which_way_the_condition_moves_the_picture():
 
 def test_frames_of_a_batch_do_not_mix():
     net = make()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.05 * torch.randn_like(p))
+    shaken_weights(net, 0.05)
     video, cond = torch.rand(3, 2, 3, 32, 32), torch.randn(3, 16)
     alone = torch.cat([net(video[i : i + 1], cond[i : i + 1]) for i in range(3)])
     assert (net(video, cond) - alone).abs().max() < 1e-4

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.conftest import SAMPLE
+from tests.shaking import shaken_weights
 from workshop_lib.data.actions import LEFT, RIGHT
 from workshop_lib.data.clips import ClipBatches, ClipConfig
 from workshop_lib.data.splits import split_shards
@@ -19,10 +20,7 @@ def model():
     """Untrained, but every weight does something."""
     torch.manual_seed(0)
     made = NextFrame(NextFrameConfig(width=16, depth=1, middle=2, cond_dim=32))
-    with torch.no_grad():
-        for p in made.parameters():
-            p.add_(0.03 * torch.randn_like(p))
-    return made
+    return shaken_weights(made)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import SAMPLE
+from tests.shaking import shaken_weights
 from workshop_lib.bench_play import uncached_step
 from workshop_lib.data.actions import LEFT, RIGHT
 from workshop_lib.data.clips import ClipBatches, ClipConfig
@@ -35,10 +36,7 @@ def make_dynamics(**changes):
     torch.manual_seed(0)
     config = dict(num_codes=64, code_factors=(4, 4, 4), dim=32, depth=2, heads=2, window=3)
     made = Dynamics(DynamicsConfig(**{**config, **changes}))
-    with torch.no_grad():
-        for p in made.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return made
+    return shaken_weights(made, 0.2)
 
 
 @pytest.fixture(scope="module")
