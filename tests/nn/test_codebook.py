@@ -16,6 +16,7 @@ from torch import Tensor
 from workshop_lib.errors import WorkshopError
 from workshop_lib.nn.codebook import Codebook, CodebookUse, perplexity
 from workshop_lib.nn.quantizers import VQ, VQConfig
+from workshop_lib.training.cluster import leave
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:
@@ -177,7 +178,7 @@ def _train_as_one_of_two(rank: int, folder: str, config: VQConfig) -> None:
     batches = [vectors(40, 4, seed=2 * step + rank) + rank for step in range(STEPS)]
     quantizer = _train(config, batches, seed=rank)
     torch.save(quantizer.state_dict(), f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    leave(0)
 
 
 @pytest.mark.parametrize(("ema", "resets"), [(True, True), (False, True), (True, False)])

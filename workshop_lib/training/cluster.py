@@ -8,11 +8,12 @@ who. `workshop fit --trainer.devices 8` calls it for you. Started by hand:
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,19 @@ def share(value: T) -> T:
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process of several at once, without Python's own cleaning up.
+
+    Threads of gloo may still hold tensors then, and one that frees them while Python takes itself
+    apart aborts the process: a run that went well would count as failed.
+    """
+    for child in multiprocessing.active_children():  # those that load data
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def devices_asked(arguments: list[str], recipe: dict[str, Any]) -> int:

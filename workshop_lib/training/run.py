@@ -8,7 +8,6 @@ overridden: `workshop fit -c tokenizer/tiny --model.dim 96`. `workshop fit RUN` 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -39,21 +38,24 @@ def run(verb: str, arguments: list[str]) -> int:
             return cluster.launch(verb, typed, processes)
     arguments[place] = _settle(Path(arguments[place]), content, arguments)
     _be_quiet()
-    before, sys.argv = sys.argv, [sys.argv[0], verb, *arguments]
+    status, before, sys.argv = 0, sys.argv, [sys.argv[0], verb, *arguments]
     try:
         cluster.join()
         RecipeCLI()
     except StoppedError as stop:
         if cluster.place()[0] == 0:
             print(f"{stop}; `workshop fit {RecipeCLI.folder}` goes on", file=sys.stderr)
-        return NOT_FINISHED
+        status = NOT_FINISHED
     except Exception as error:
         if cluster.place()[1] > 1:
-            _leave(verb, error)
+            _explain(verb, error)
+            cluster.leave(1)  # to clean up, it would wait for the others
         raise
     finally:
         sys.argv = before
-    return 0
+    if cluster.place()[1] > 1:
+        cluster.leave(status)
+    return status
 
 
 def _be_quiet() -> None:
@@ -73,8 +75,8 @@ def _be_quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _leave(verb: str, error: Exception) -> None:
-    """Ends this process of several at once: to clean up, it would wait for the others."""
+def _explain(verb: str, error: Exception) -> None:
+    """Says why this process of several cannot go on."""
     number, processes = cluster.place()
     if isinstance(error, WorkshopError):
         print(f"workshop {verb}: {error}", file=sys.stderr)
@@ -86,9 +88,6 @@ def _leave(verb: str, error: Exception) -> None:
             f"that process's output.",
             file=sys.stderr,
         )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def _settle(recipe: Path, content: dict[str, Any], arguments: list[str]) -> str:
