@@ -41,6 +41,12 @@ def add_options(parser: LightningArgumentParser, family: str) -> None:
         default=False,
         help="Go on with the newest run of this name, if there is one.",
     )
+    add(
+        "--start_from",
+        type=str | None,
+        default=None,
+        help="A trained model, by file or name, whose weights a new run starts with.",
+    )
     add("--max_hours", type=float | None, default=None, help="Save and leave after so many.")
     add("--checkpoint_every", type=int, default=500, help="Steps between checkpoints.")
     add("--keep_checkpoints", type=int, default=3, help="How many are kept, the newest ones.")

@@ -40,6 +40,7 @@ from workshop_lib.training.resume import (
 )
 from workshop_lib.training.sharded import ShardedStrategy, check_sharded, whole_model
 from workshop_lib.training.speed import Speed
+from workshop_lib.training.starting import start_from
 from workshop_lib.training.stopping import Stopping
 
 EXPORT = "model.safetensors"
@@ -187,6 +188,8 @@ class RecipeCLI(LightningCLI):
         model: Any = self.model_type(self._of("model"))
         if hasattr(model, "prepare"):
             model.prepare()
+        if self._of("start_from") and self.folder is None:
+            start_from(model, self._of("start_from"))
         if self.family == "dynamics":
             model = with_latent_actions(model, self._of("lam"), self._of("joint"))
         optim, compiled, gan = self._of("optim"), self._of("compile"), self._of("gan")
