@@ -15,13 +15,12 @@
 set -u
 recipe=$1; name=$2; shift 2
 . .venv/bin/activate
-started=$(mktemp); first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+started=$(mktemp)
 
-# One torchrun per machine; the first machine is where they meet. --resume goes on where there is
-# something to go on from, so that the command is the same every time.
-srun --kill-on-bad-exit=1 torchrun --nnodes="$SLURM_NNODES" --nproc_per_node=8 \
-    --rdzv_backend=c10d --rdzv_endpoint="$first:29500" --rdzv_id="$SLURM_JOB_ID" \
-    -m workshop_lib fit -c "$recipe" --name "$name" --resume --max_hours 11.7 "$@" &
+# One task per machine, which starts its processes; the first machine is where all meet. --resume
+# goes on where there is something to go on from, so that the command is the same every time.
+srun --kill-on-bad-exit=1 workshop fit -c "$recipe" --name "$name" --resume --max_hours 11.7 \
+    --trainer.num_nodes "$SLURM_NNODES" --trainer.devices 8 "$@" &
 job=$!
 
 # srun hands the signal on, and every process saves after its step and leaves.

@@ -37,6 +37,7 @@ def start(
     *arguments: object,
     torchrun: tuple[str, ...] = (),
     program: tuple[str, ...] = FIT,
+    env: dict[str, str] | None = None,
 ) -> subprocess.Popen:
     """`workshop fit ARGUMENTS` in a folder, in a process group of its own."""
     before = ["-m", "torch.distributed.run", *torchrun] if torchrun else []
@@ -47,7 +48,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
         start_new_session=True,
     )
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,35 +31,50 @@ from workshop_lib.training.stopping import NOT_FINISHED
 STEPS = ("--trainer.max_steps=6", "--trainer.val_check_interval=4")
 
 
-def test_two_machines_train_as_one_process_does(tmp_path: Path) -> None:
-    """Two torchrun agents with a process each, which takes its half of a batch in two parts."""
-    train(tmp_path, *TOKENIZER, *STEPS, "--name=one")
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    train(folder, *TOKENIZER, *STEPS, "--name=one")
+    return folder / "runs/one/version_0"
+
+
+@pytest.mark.parametrize("by", ["torchrun", "workshop", "slurm"])
+def test_two_machines_train_as_one_process_does(by: str, alone: Path, tmp_path: Path) -> None:
+    """Two agents with a process each, which takes its half of a batch in two parts."""
+    port = str(free_port())
     meeting = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=test")
-    endpoint = f"--rdzv_endpoint=localhost:{free_port()}"
-    machines = [
-        start(
-            tmp_path, *TOKENIZER, *STEPS, "--name=two", "--data.micro_batch=2",
-            torchrun=(*meeting, endpoint),
-        )
-        for _ in range(2)
-    ]  # fmt: skip
+    ways: dict[str, dict[str, Any]] = {
+        "torchrun": {"torchrun": (*meeting, f"--rdzv_endpoint=localhost:{port}")},
+        "workshop": {"env": {"MASTER_ADDR": "localhost", "MASTER_PORT": port}},
+        "slurm": {"env": {"SLURM_NODELIST": "localhost", "MASTER_PORT": port}},
+    }
+    asked = () if by == "torchrun" else ("--trainer.num_nodes=2", "--trainer.devices=1")
+    options = (*TOKENIZER, *STEPS, "--name=two", "--data.micro_batch=2", *asked)
+    machines = [start(tmp_path, *options, **ways[by]) for _ in range(2)]
     said = finish(*machines)
     assert [machine.returncode for machine in machines] == [0, 0], said
     assert sum("trained 6 steps" in text for text in said) == 1
 
-    one, two = (tmp_path / "runs" / name / "version_0" for name in ("one", "two"))
+    two = tmp_path / "runs/two/version_0"
     assert [path.name for path in two.parent.iterdir()] == ["version_0"]
-    expected, got = logged(one), logged(two)
+    expected, got = logged(alone), logged(two)
     assert expected.keys() == got.keys()
     for key in expected:
         if key[0] in ("train/loss", "val/loss", "val/psnr"):
             assert float(got[key]) == pytest.approx(float(expected[key]), rel=1e-5), key
     assert sum(name == "train/loss" for name, _ in got) == 6 and ("val/loss", 3) in got
     config = yaml.safe_load((two / "config.yaml").read_text())
-    assert config["data"]["batch_size"] == 8 and config["trainer"]["devices"] == 1
-    weights = [load_model(run / "model.safetensors").state_dict() for run in (one, two)]
+    assert config["data"]["batch_size"] == 8 and int(config["trainer"]["devices"]) == 1
+    weights = [load_model(run / "model.safetensors").state_dict() for run in (alone, two)]
     for name, value in weights[0].items():
         assert np.allclose(value, weights[1][name], atol=1e-4), name
+
+
+def test_machines_that_do_not_know_where_to_meet_are_told(tmp_path: Path) -> None:
+    (said,) = finish(run := start(tmp_path, *TOKENIZER, "--trainer.num_nodes=2"))
+    assert run.returncode == 1
+    assert said.startswith("workshop fit: trainer.num_nodes 2: on each machine, set MASTER_ADDR")
 
 
 def running_pair(folder: Path) -> subprocess.Popen:

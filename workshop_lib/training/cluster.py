@@ -81,54 +81,76 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def devices_asked(arguments: list[str], recipe: dict[str, Any]) -> int:
-    """How many processes the command line, or else the recipe, wants on this machine.
-
-    Raises WorkshopError for several machines, which must be told of each other by torchrun.
-    """
+def layout_asked(arguments: list[str], recipe: dict[str, Any]) -> tuple[int, int]:
+    """(machines, processes on each) that the command line, or else the recipe, wants."""
     trainer = recipe.get("trainer")
     trainer = trainer if isinstance(trainer, dict) else {}
-    asked = {key: str(trainer.get(key, 1)) for key in ("devices", "num_nodes")}
+    asked = {key: str(trainer.get(key, 1)) for key in ("num_nodes", "devices")}
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         key = name.removeprefix("--trainer.")
         if key != name and key in asked:
             asked[key] = value if equals else "".join(arguments[i + 1 : i + 2])
-    if asked["num_nodes"] != "1":
-        raise WorkshopError(
-            f"trainer.num_nodes {asked['num_nodes']}: start torchrun on every machine instead, "
-            f"e.g. torchrun --nnodes={asked['num_nodes']} --nproc_per_node=8 --rdzv_backend=c10d "
-            f"--rdzv_endpoint=FIRST_MACHINE:29500 -m workshop_lib fit ... (docs/training.md)"
-        )
     if asked["devices"] in ("auto", "-1"):
-        return max(1, torch.cuda.device_count())
-    return int(asked["devices"]) if asked["devices"].isdigit() else 1
+        asked["devices"] = str(max(1, torch.cuda.device_count()))
+    machines, processes = (int(n) if n.isdigit() else 1 for n in asked.values())
+    return machines, processes
 
 
-def launch(verb: str, arguments: list[str], processes: int) -> int:
+def launch(verb: str, arguments: list[str], machines: int, processes: int) -> int:
     """Runs the verb in so many processes on this machine, by torchrun; returns their exit status,
-    or 1 where one was killed.
+    or 1 where one was killed. Of several machines each must run it.
 
-    Each has its share of the processor's cores, unless OMP_NUM_THREADS says otherwise.
+    Each process has its share of the processor's cores, unless OMP_NUM_THREADS says otherwise.
+
+    Raises WorkshopError if the machines do not know where to meet, or do not.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import main as torchrun
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    options = ["--standalone", f"--nproc_per_node={processes}", "-m", "workshop_lib", verb]
+    meeting = _meeting(machines) if machines > 1 else ["--standalone"]
+    options = [*meeting, f"--nproc_per_node={processes}", "-m", "workshop_lib", verb]
     try:
         torchrun([*options, *arguments])
+    except RendezvousError as error:
+        raise WorkshopError(
+            f"trainer.num_nodes {machines}: not all machines met ({meeting[-1]}). Run the same "
+            f"command on each of them ({error})"
+        ) from error
     except ChildFailedError as error:
         ends = {number: failure.exitcode for number, failure in sorted(error.failures.items())}
         # The first that leaves ends the others; those that were stopped have saved all the same.
         ends = {number: code for number, code in ends.items() if code != -signal.SIGTERM}
         codes = set(ends.values())
         if len(codes) != 1 or min(codes) < 0:
-            who = "; ".join(f"process {n} of {processes} {_end(code)}" for n, code in ends.items())
+            total = machines * processes
+            who = "; ".join(f"process {n} of {total} {_end(code)}" for n, code in ends.items())
             print(f"workshop {verb}: {who or 'all processes were stopped'}", file=sys.stderr)
             return 1
         return codes.pop()
     return 0
+
+
+def _meeting(machines: int) -> list[str]:
+    """torchrun's options for several machines: they meet on the one that MASTER_ADDR names, at
+    MASTER_PORT, or on the first one of a Slurm job."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    if not {"MASTER_ADDR", "SLURM_NODELIST"} & os.environ.keys():
+        raise WorkshopError(
+            f"trainer.num_nodes {machines}: on each machine, set MASTER_ADDR to the name of the "
+            f"first one and run the same command; under Slurm, start it with srun, one task per "
+            f"machine (docs/training.md)"
+        )
+    where = SLURMEnvironment()
+    return [
+        f"--nnodes={machines}",
+        "--rdzv_backend=c10d",
+        f"--rdzv_id={os.environ.get('SLURM_JOB_ID', 'workshop')}",
+        f"--rdzv_endpoint={where.main_address}:{where.main_port}",
+    ]
 
 
 def _end(code: int) -> str:

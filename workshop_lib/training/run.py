@@ -33,9 +33,9 @@ def run(verb: str, arguments: list[str]) -> int:
     typed, (arguments, place, RecipeCLI.folder) = arguments, expand(verb, arguments)
     content = read_recipe(Path(arguments[place]))
     if not cluster.started_by_torchrun() and not {"-h", "--help", "--print_config"} & set(typed):
-        processes = cluster.devices_asked(arguments, content)
-        if processes > 1:
-            return cluster.launch(verb, typed, processes)
+        machines, processes = cluster.layout_asked(arguments, content)
+        if machines * processes > 1:
+            return cluster.launch(verb, typed, machines, processes)
     arguments[place] = _settle(Path(arguments[place]), content, arguments)
     _be_quiet()
     status, before, sys.argv = 0, sys.argv, [sys.argv[0], verb, *arguments]
