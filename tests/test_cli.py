@@ -8,7 +8,7 @@ from inspect import signature
 import numpy as np
 import pytest
 
-from tests.conftest import SAMPLE
+from tests.conftest import REPOSITORY, SAMPLE
 from workshop_lib.cli import RAW_VERBS, VERBS, _load
 from workshop_lib.media.video import read_video
 
@@ -119,3 +119,16 @@ def test_skip_bad_counts_and_goes_on(tmp_path):
     assert run.returncode == 0 and "2 records skipped" in run.stdout
     run = workshop("convert", tmp_path, tmp_path / "out", "--skip-bad", "--to", "npz")
     assert run.returncode == 0 and "2 bad records left out" in run.stdout
+
+
+def test_every_verb_that_the_texts_name_exists() -> None:
+    """In backquotes, `workshop VERB ...`: README, docs, notebooks, recipes and our own code."""
+    kinds = ("README.md", "docs/*.md", "notebooks/*.ipynb", "workshop_lib/**/*.py")
+    first = {verb.split()[0] for verb in VERBS if " " in verb}
+    named = 0
+    for path in (path for kind in kinds for path in REPOSITORY.glob(kind)):
+        for verb, more in re.findall(r"`workshop ([a-z]+)(?: ([a-z]+))?", path.read_text()):
+            named += 1
+            alone = verb in first and not more  # `workshop evaluate`, all of them
+            assert alone or verb in VERBS or f"{verb} {more}" in VERBS, f"{path}: {verb} {more}"
+    assert named > 50
