@@ -110,6 +110,42 @@ def test_it_trains_on_short_pasts_as_prompts_are_filled_up(clip):
     assert torch.equal(whole[0], clip.video[:, :4]) and torch.equal(whole[1], clip.actions[:, :4])
 
 
+def with_a_mark(clips):
+    """The same with a bright square in the middle of each frame, where a player would stand."""
+    frames = clips.frames.clone()
+    frames[:, :, 13:19, 13:19] = 255
+    return replace(clips, frames=frames)
+
+
+def test_a_spoiled_past_teaches_to_put_things_right():
+    """The mark, which is in every real frame, is painted over in the past: who was trained on
+    spoiled pasts draws it again."""
+    brighter = {}
+    for spoiled in (0.0, 0.9):
+        torch.manual_seed(0)
+        model = make(num_actions=3, spoiled=spoiled)
+        train(model, lambda: with_a_mark(scrolling(16, 4)), steps=150)
+        clips = scrolling(16, 9)
+        clips.frames[:, :3, 12:20, 12:20] = clips.frames[:, :3, 4:12, 4:12]
+        dream = model.predict(clips.frames[:, :3], clips.actions[:, :-1])[:, -1].float()
+        around = dream[:, 8:24, 8:24].mean(dim=(1, 2, 3))
+        brighter[spoiled] = (dream[:, 14:18, 14:18].mean(dim=(1, 2, 3)) - around).mean()
+    assert brighter[0.9] > 60 > 20 > brighter[0.0]
+
+
+def test_spoiling_shows_another_clip_in_a_rectangle_or_nothing_else(clip):
+    model, video = make(spoiled=1.0), clip.video
+    changed = (model.spoil(video) != video).any(dim=2)
+    assert changed.flatten(1).any(dim=1).all() and changed.float().mean() < 0.3
+    for b in range(2):
+        seen = changed[b].any(dim=0)  # all changes lie in one rectangle of at most half the size
+        assert max(int(seen.any(dim=d).nonzero().diff(dim=0).sum()) for d in (0, 1)) < 32
+    untouched = make(spoiled=0.0)
+    torch.manual_seed(3)
+    assert torch.equal(untouched.spoil(video), video)
+    torch.testing.assert_close(torch.rand(4), torch.rand(4, generator=torch.manual_seed(3)))
+
+
 def test_every_action_of_the_past_counts(clip):
     model = shaken()
     video, actions = clip.video[:, :3], clip.actions[:, :3].clone()

@@ -42,8 +42,8 @@ from workshop_lib.nn.packed import packed
 
 @dataclass(frozen=True)
 class DiffusionUNetConfig:
-    """mean: the predictor inside; its frames, num_actions, patch, cond_dim, noise, short and unroll
-        hold for both.
+    """mean: the predictor inside; its frames, num_actions, patch, cond_dim, noise, short,
+        spoiled and unroll hold for both.
     with_mean: False leaves the predictor out, and of `mean` only those hold.
     width, depth, middle: of the network that takes noise away, as in FrameUNetConfig.
     size: height and width of the frames that it samples.
@@ -195,7 +195,7 @@ class DiffusionUNet(nn.Module):
         video, count = frames_to_video(clip.frames[:, : k + unroll]), self.mean.unrolled()
         past, pressed = video[:, :k], clip.actions[:, :k]
         if self.training:
-            past, pressed = self.mean.shorten(past, pressed)
+            past, pressed = self.mean.shorten(self.mean.spoil(past), pressed)
         pressed = torch.cat([pressed, clip.actions[:, k : k + count - 1]], dim=1)
         losses, means, cleaned = [], [], []
         for step in range(count):

@@ -35,6 +35,8 @@ class NextFrameConfig(FrameUNetConfig):
     unroll: passes in training, one after the other, each from its own predictions.
     unroll_after: training steps before that, which predict one frame and cost 1 / unroll.
     short: share of the training clips whose past is cut off somewhere, as in short prompts.
+    spoiled: share of the training clips in whose past a rectangle shows another clip, so that long
+        dreams find back to what real frames look like.
     size: the network's pictures are size x size pixels, frames are made larger or smaller; 0
         leaves them as they are. The predictors of old have channels 1 and size 84.
     """
@@ -45,6 +47,7 @@ class NextFrameConfig(FrameUNetConfig):
     unroll: int = 1
     unroll_after: int = 0
     short: float = 0.1
+    spoiled: float = 0.0
     size: int = 0
 
     def __post_init__(self) -> None:
@@ -56,8 +59,9 @@ class NextFrameConfig(FrameUNetConfig):
             raise WorkshopError(
                 "model.noise, model.unroll_after and model.size must not be negative"
             )
-        if not 0 <= self.short <= 1:
-            raise WorkshopError(f"model.short must be in [0, 1], got {self.short}")
+        for name in ("short", "spoiled"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise WorkshopError(f"model.{name} must be in [0, 1], got {getattr(self, name)}")
 
 
 class NextFrame(nn.Module):
@@ -136,7 +140,7 @@ class NextFrame(nn.Module):
         video, count = self.see(clip.frames[:, :longest]), config.ahead * self.unrolled()
         past, pressed = video[:, :k], clip.actions[:, :k]
         if self.training:
-            past, pressed = self.shorten(past, pressed)
+            past, pressed = self.shorten(self.spoil(past), pressed)
         dream = self._dream(past, torch.cat([pressed, clip.actions[:, k : k + count - 1]], dim=1))
         real = video[:, k : k + count]
         shown = dream.detach()
@@ -226,6 +230,24 @@ class NextFrame(nn.Module):
         """Noise of another strength in every frame of (B, T, C, H, W)."""
         strength = self.config.noise * torch.rand(*video.shape[:2], 1, 1, 1, device=video.device)
         return video + strength * torch.randn_like(video)
+
+    def spoil(self, past: Tensor) -> Tensor:
+        """In `spoiled` of the samples (B, k, C, H, W) a rectangle, 1/8 to 1/2 of the picture high
+        and wide, shows in all frames another place in the sample before."""
+        if not self.config.spoiled:
+            return past
+        count, device = len(past), past.device
+        chosen = torch.rand(count, device=device) < self.config.spoiled
+        inside = chosen[:, None, None]
+        for length, shape in ((past.shape[-2], (-1, 1)), (past.shape[-1], (1, -1))):
+            extent = (torch.rand(count, device=device) * 3 / 8 + 1 / 8) * length
+            first = torch.rand(count, device=device) * (length - extent)
+            place = torch.arange(length, device=device)
+            covered = (place >= first[:, None]) & (place < (first + extent)[:, None])
+            inside = inside & covered.view(count, *shape)
+        # Another place: what is always in the middle, the player, would stand there as well.
+        by = [int(torch.randint(n // 4, 3 * n // 4 + 1, ())) for n in past.shape[-2:]]
+        return torch.where(inside[:, None, None], past.roll((1, *by), dims=(0, -2, -1)), past)
 
     def shorten(self, past: Tensor, pressed: Tensor) -> tuple[Tensor, Tensor]:
         """In `short` of the samples keeps only the last 1 to k - 1 frames, filled up as a short
