@@ -10,6 +10,12 @@ A study is a YAML file:
     batch_size: 16
     val_clips: 64                   # held out; measured 20 times along the way
     optim: {schedule: constant}     # keys of the recipe's optim, e.g. so that all of a run counts
+    model: {net: {depth: 2}}        # keys of the recipe's model, for all sizes
+    series: {v: {prediction: v}, x: {prediction: x}}  # every size in each of these ways
+    measure: v_mse                  # the held-out figure that is compared, instead of the loss
+
+The last three may be left out. Keys inside of keys change only what they name. A series is compared
+with the others and has its own law; where losses mean different things, `measure` must not.
 
 With a constant rate and averaged weights every point of a run is as good as a run of that length
 (Hägele et al. 2024, section 4), so that one run per size shows all smaller budgets, too.
@@ -30,7 +36,7 @@ from numpy.typing import ArrayLike
 
 from workshop_lib.errors import WorkshopError
 
-RESULTS, PICTURE = "results.json", "scaling.png"
+RESULTS, PICTURE, FLOOR_PICTURE = "results.json", "scaling.png", "floor.png"
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,14 @@ class Study:
     val_clips: int = 64
     seed: int = 0
     optim: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
+    measure: str = "loss"
+
+    @property
+    def asked(self) -> list[tuple[str, dict[str, Any]]]:
+        """Series and size of all runs, in the order in which they are trained."""
+        return [(name, size) for size in self.sizes for name in self.series]
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,8 @@ class SizeRun:
     """One size's training.
 
     size: what was changed. parameters: N. flops_per_step: of one step. steps and loss: the
-    held-out loss of the averaged weights after so many steps, lists of one length.
+    held-out measure of the averaged weights after so many steps, lists of one length.
+    series: its name. width, floor: of scaling_floor.py, where the measure is v_mse.
     """
 
     size: dict[str, Any]
@@ -61,6 +76,9 @@ class SizeRun:
     flops_per_step: float
     steps: list[int]
     loss: list[float]
+    series: str = ""
+    width: int | None = None
+    floor: float | None = None
 
 
 def scaling(study: str, out: str = "scaling", data: str | None = None) -> dict[str, Any]:
@@ -70,7 +88,7 @@ def scaling(study: str, out: str = "scaling", data: str | None = None) -> dict[s
 
     Args:
         study: YAML file with the keys recipe, data, flops and sizes.
-        out: folder for results.json and scaling.png.
+        out: folder for results.json, scaling.png and, where widths have a floor, floor.png.
         data: a split folder, instead of the study's.
 
     Returns what is in results.json.
@@ -78,20 +96,16 @@ def scaling(study: str, out: str = "scaling", data: str | None = None) -> dict[s
     plan, folder = read_study(Path(study)), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     done = _done(folder / RESULTS, plan)
-    for size in plan.sizes:
-        if not any(run.size == size for run in done):
-            done.append(train_size(plan, size, data or plan.data))
+    for series, size in plan.asked:
+        if not any((run.series, run.size) == (series, size) for run in done):
+            done.append(train_size(plan, size, data or plan.data, series))
             _write(folder / RESULTS, plan, done)
-            last = done[-1]
-            print(
-                f"{_name(size)}: {last.parameters:,} parameters, {last.steps[-1]} steps, ", end=""
-            )
-            print(f"loss {last.loss[-1]:.4g}", flush=True)
+            print(_told(done[-1], plan.measure), flush=True)
     result = _write(folder / RESULTS, plan, done)
-    if "fit" in result:
-        law = result["fit"]
-        print(f"L = {law['A']:.3g} N^-{law['alpha']:.3f} over {law['points']} sizes")
-    draw(result, folder / PICTURE)
+    for series, law in result["fits"].items():
+        of = f"{series}: " if series else ""
+        print(f"{of}L = {law['A']:.3g} N^-{law['alpha']:.3f} over {law['points']} sizes")
+    draw(result, folder)
     return result
 
 
@@ -112,26 +126,32 @@ def read_study(path: Path) -> Study:
         raise WorkshopError(f"{path}: {error}") from error
     if len(study.sizes) < 2 or study.flops <= 0:
         raise WorkshopError(f"{path}: needs two sizes or more, and flops above 0")
+    series = study.series.values() if isinstance(study.series, dict) else ()
+    if not series or not all(isinstance(keys, dict) for keys in (study.model, *series)):
+        raise WorkshopError(f"{path}: model, and each of series by its name, are keys and values")
     return study
 
 
-def train_size(study: Study, size: dict[str, Any], data: str) -> SizeRun:
+def train_size(study: Study, size: dict[str, Any], data: str, series: str = "") -> SizeRun:
     """Trains one size for the study's FLOPs; on the GPU if there is one."""
     import torch
 
     from workshop_lib.data.clips import ClipBatches, ClipConfig, fixed_clips
     from workshop_lib.data.splits import split_shards
-    from workshop_lib.training.live import from_recipe, train_live
+    from workshop_lib.scaling_floor import floor_of
+    from workshop_lib.training.live import train_live
     from workshop_lib.training.speed import count_flops
 
     torch.manual_seed(study.seed)
-    model, optim = from_recipe(study.recipe, **size)
+    model, optim = _untrained(study, size, series)
     batches = ClipBatches(
         split_shards(data, "train"),
         ClipConfig(length=study.length, batch_size=study.batch_size, seed=study.seed),
     )
     held_out = ClipConfig(length=study.length, batch_size=study.val_clips, lanes=1, seed=1)
     val_clip = next(iter(fixed_clips(split_shards(data, "val"), held_out, 1)))
+    _check_measure(study.measure, model, val_clip[:2])
+    floor = floor_of(model, val_clip) if study.measure == "v_mse" else None
     per_step = count_flops(model, val_clip[:2]) * study.batch_size
     steps = round(study.flops / per_step)
     if steps < 20:
@@ -145,7 +165,7 @@ def train_size(study: Study, size: dict[str, Any], data: str) -> SizeRun:
         replace(optim, **study.optim),
         show=False,
     )
-    at, loss = curves["val/loss"]
+    at, loss = curves[f"val/{study.measure}"]
     if at[-1] + max(1, steps // 20) < steps:
         raise WorkshopError(f"{_name(size)}: stopped early; the same command goes on with it")
     return SizeRun(
@@ -154,7 +174,40 @@ def train_size(study: Study, size: dict[str, Any], data: str) -> SizeRun:
         per_step,
         [int(n) for n in at],
         [round(float(value), 6) for value in loss],
+        series,
+        *(floor or (None, None)),
     )
+
+
+def _untrained(study: Study, size: dict[str, Any], series: str) -> tuple[Any, Any]:
+    from workshop_lib.training.live import from_recipe
+    from workshop_lib.training.recipes import recipe_path
+
+    model = yaml.safe_load(recipe_path(study.recipe).read_text())["model"]
+    for changes in (study.model, study.series[series], size):
+        model = merged(model, changes)
+    return from_recipe(study.recipe, **model)
+
+
+def merged(keys: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Keys with changes; of keys inside of keys, only those that the changes name."""
+    return keys | {
+        key: merged(keys[key], value)
+        if isinstance(value, dict) and isinstance(keys.get(key), dict)
+        else value
+        for key, value in changes.items()
+    }
+
+
+def _check_measure(measure: str, model: Any, clip: Any) -> None:
+    """Raises WorkshopError, before anything is trained, for a figure that is not logged."""
+    import torch
+
+    with torch.no_grad():
+        known = {"loss", *model.eval().loss(clip)[1]}
+    model.train()
+    if measure not in known:
+        raise WorkshopError(f"measure {measure!r}: choose one of {', '.join(sorted(known))}")
 
 
 class _Some:
@@ -186,26 +239,35 @@ def falling_branch(runs: list[SizeRun]) -> list[SizeRun]:
     """From the smallest size to the best one. Larger ones had too few steps for their size: there,
     time is what limits the loss, and not the size."""
     ordered = sorted(runs, key=lambda run: run.parameters)
-    best = min(range(len(ordered)), key=lambda i: ordered[i].loss[-1])
-    return ordered[: best + 1]
+    losses = [run.loss[-1] for run in ordered]
+    return ordered[: losses.index(min(losses)) + 1]
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """The picture of results.json."""
-    from workshop_lib.media.scaling_plots import scaling_plot
+def laws(runs: list[SizeRun]) -> dict[str, dict[str, float]]:
+    """By series: A and alpha over its falling branch, and how many points that has, 2 or more."""
+    fits = {}
+    for name in dict.fromkeys(run.series for run in runs):
+        branch = falling_branch([run for run in runs if run.series == name])
+        if len(branch) >= 2:
+            N, loss = [run.parameters for run in branch], [run.loss[-1] for run in branch]
+            A, alpha = fit_power_law(N, loss)
+            fits[name] = {"A": A, "alpha": alpha, "points": len(branch)}
+    return fits
 
-    scaling_plot(result).savefig(path)
+
+def draw(result: dict[str, Any], folder: Path) -> None:
+    """scaling.png and, where every run has a floor, floor.png."""
+    from workshop_lib.media.scaling_plots import floor_plot, scaling_plot
+
+    scaling_plot(result).savefig(folder / PICTURE)
+    if all(run["floor"] is not None for run in result["runs"]):
+        floor_plot(result).savefig(folder / FLOOR_PICTURE)
 
 
 def _write(path: Path, study: Study, runs: list[SizeRun]) -> dict[str, Any]:
-    runs = sorted(runs, key=lambda run: study.sizes.index(run.size))
+    runs = sorted(runs, key=lambda run: study.asked.index((run.series, run.size)))
     result: dict[str, Any] = {"study": asdict(study), "runs": [asdict(run) for run in runs]}
-    branch = falling_branch(runs)
-    if len(branch) >= 2:
-        A, alpha = fit_power_law(
-            [run.parameters for run in branch], [run.loss[-1] for run in branch]
-        )
-        result["fit"] = {"A": A, "alpha": alpha, "points": len(branch)}
+    result["fits"] = laws(runs)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
@@ -215,11 +277,18 @@ def _done(path: Path, study: Study) -> list[SizeRun]:
     if not path.is_file():
         return []
     found = json.loads(path.read_text())
-    other = {**found["study"], "sizes": study.sizes}
-    if other != asdict(study):
+    if replace(Study(**found["study"]), sizes=study.sizes) != study:
         raise WorkshopError(f"{path}: is of another study; choose another --out, or delete it")
     return [SizeRun(**run) for run in found["runs"] if run["size"] in study.sizes]
 
 
+def _told(run: SizeRun, measure: str) -> str:
+    of = f"{run.series}, " if run.series else ""
+    figures = f"{run.parameters:,} parameters, {run.steps[-1]} steps"
+    return f"{of}{_name(run.size)}: {figures}, {measure} {run.loss[-1]:.4g}"
+
+
 def _name(size: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in size.items())
+    return ", ".join(
+        _name(value) if isinstance(value, dict) else f"{key} {value}" for key, value in size.items()
+    )
