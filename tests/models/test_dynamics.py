@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.shaking import shaken_weights
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.dynamics import Dynamics
@@ -155,6 +156,28 @@ def test_the_loss_is_what_play_asks_at_every_moment(changes):
     assert math.isclose(logs["accuracy_whole"], right[task.whole].float().mean(), abs_tol=1e-6)
     copied = clip.tokens[:, :-1] == targets
     assert math.isclose(logs["accuracy_copy"], copied[task.whole].float().mean(), abs_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"action_input": "prepend"}, {"group": 2}, {"body": "conv"}, {"window": 2}],
+    ids=str,
+)
+def test_the_newest_frame_may_go_into_the_cache_on_the_way(changes):
+    """As if the model had been called on it, whether or not there was a past before it."""
+    clip, model = random_clip(frames=9), shaken_weights(make(**changes), 0.2).eval()
+    led_by = F.pad(clip.actions[:, :-1], (1, 0), value=-1)
+    called, lacking = model.new_cache(3), model.new_cache(3)
+    for t in range(8):
+        with torch.no_grad():
+            model(clip.tokens[:, t : t + 1], led_by[:, t : t + 1], cache=called)
+        newest = clip.tokens[:, t], led_by[:, t]
+        dice = torch.Generator().manual_seed(t)
+        expected = [*model.unmasking(called, led_by[:, t + 1], generator=dice)]
+        for given in (newest, None):  # the second time it is there
+            how = {"newest": given, "generator": dice.manual_seed(t)}
+            stages = [*model.unmasking(lacking, led_by[:, t + 1], **how)]
+            assert torch.equal(torch.stack(stages), torch.stack(expected))
 
 
 def test_masked_tokens_leave_no_trace_in_what_the_model_sees():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -99,7 +101,7 @@ def test_a_lone_query_takes_the_quick_way_to_the_same_result() -> None:
     with torch.no_grad():
         whole = layer(x, mask=causal_mask(6, 0, 6))
         for t in range(6):
-            one = layer(x[:, t : t + 1], extend=lambda k, v: cache.extend(0, k, v, write=True))
+            one = layer(x[:, t : t + 1], extends=[partial(cache.extend, 0, write=True)])
             cache.advance(1)
             torch.testing.assert_close(one, whole[:, t : t + 1])
 

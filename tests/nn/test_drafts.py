@@ -44,9 +44,38 @@ def test_nobody_sees_another_draft_or_what_comes_later() -> None:
         assert not torch.equal(model(changed, drafts=True)[:, 5 + t], before[:, 5 + t])
 
 
-def test_half_of_the_frames_are_drafts_and_there_is_no_cache() -> None:
+@pytest.mark.parametrize("cond_dim", [0, COND])
+@pytest.mark.parametrize("extra_tokens", [0, 1])
+@pytest.mark.parametrize("window", [1, 2, 3, 8])
+@torch.inference_mode()
+def test_a_settled_frame_goes_into_the_cache_beside_a_draft(
+    window: int, extra_tokens: int, cond_dim: int
+) -> None:
+    """Several times round the ring: as if it had gone there before. The draft leaves no trace, so
+    more drafts may follow, and frames without one."""
+    model = transformer(window, cond_dim=cond_dim, extra_tokens=extra_tokens)
+    inputs = clips(model, 20)
+    full, cache, apart = model(*inputs), model.new_cache(2), model.new_cache(2)
+    for t in range(20):
+        settled = [part[:, t : t + 1] for part in inputs]
+        drafts = [[torch.randn_like(part) for part in settled] for _ in range(2)]
+        model(*settled, cache=apart)
+        if t % 7 == 5:
+            both = model(*settled, cache=cache)
+        else:
+            pairs = zip(settled, drafts[0], strict=True)
+            both = model(*[torch.cat(pair, dim=1) for pair in pairs], cache=cache, drafts=True)
+            peek = model(*drafts[0], cache=apart, write=False)
+            torch.testing.assert_close(both[:, 1:], peek, atol=1e-4, rtol=0)
+        torch.testing.assert_close(both[:, :1], full[:, t : t + 1], atol=1e-4, rtol=0)
+        peeks = [model(*drafts[1], cache=held, write=False) for held in (cache, apart)]
+        torch.testing.assert_close(*peeks, atol=1e-4, rtol=0)
+        assert cache.length == t + 1
+
+
+def test_there_are_as_many_drafts_as_settled_frames() -> None:
     model = transformer()
-    with pytest.raises(WorkshopError, match="drafts: give as many drafts as settled frames"):
+    with pytest.raises(WorkshopError, match="drafts: give as many as settled frames"):
         model(torch.zeros(2, 3, 6, 32), drafts=True)
-    with torch.no_grad(), pytest.raises(WorkshopError, match=r"drafts: .* no cache"):
+    with torch.no_grad(), pytest.raises(WorkshopError, match=r"drafts: .* with a cache one"):
         model(torch.zeros(2, 4, 6, 32), cache=model.new_cache(2), drafts=True)

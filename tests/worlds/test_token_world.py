@@ -93,36 +93,70 @@ def test_the_cache_never_shows(body, prompt):
 
 
 def test_going_on_costs_one_frame(prompt):
-    """Frames that run through the transformer: the newest once, and one for each step."""
+    """Frames that run through the transformer: one for each step, and with the first the newest,
+    which is kept."""
     world = TokenWorld(make_tokenizer(), make_dynamics(), steps=4)
     state, passed = world.begin(*prompt), []
     world.dynamics.transformer.register_forward_pre_hook(
         lambda _, inputs: passed.append(inputs[0].shape[1])
     )
     _, state = hold(world, state, RIGHT, 1)
-    assert passed == [5, 1, 1, 1, 1]  # 5 frames are all that the next one can depend on
+    assert passed == [4, 2, 1, 1, 1]  # 5 frames are all that the next one can depend on
     passed.clear()
     hold(world, state, RIGHT, 1)
-    assert passed == [1] * 5
+    assert passed == [2, 1, 1, 1]
     passed.clear()
     hold(world, state, LEFT, 1)  # another action at the same moment
     assert passed == [1] * 4
 
 
-def test_without_the_cache_it_is_the_same_dream(prompt):
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        (dict(window=16), 5),
+        (dict(depth=1), 12),
+        (dict(depth=1, window=2, action_input="prepend"), 12),
+        (dict(depth=1, window=1), 3),
+        (dict(depth=1, grid=(16, 16), group=2), 12),
+        (dict(depth=1, drive="latent", num_actions=8), 12),
+        (dict(body="conv"), 12),
+        (dict(body="conv", window=2), 12),
+    ],
+    ids=str,
+)
+def test_without_the_cache_it_is_the_same_dream(changes, steps, prompt):
     """As long as the past fits into the window, and where a frame's past is no longer than that
     (one block, convolutions), for ever."""
-    frames, actions = prompt
-    deep = TokenWorld(make_tokenizer(), make_dynamics(window=16))
-    shallow = TokenWorld(make_tokenizer(), make_dynamics(depth=1))
-    conv = TokenWorld(make_tokenizer(), make_dynamics(body="conv"))
-    for world, steps in ((deep, 5), (shallow, 12), (conv, 12)):
-        state = world.begin(frames, actions)
-        for _ in range(steps):
-            action = torch.tensor([RIGHT, LEFT])
-            expected = uncached_step(world, state, action)
-            frame, state = world.step(state, action)
-            assert torch.equal(frame, expected)
+    dynamics = make_dynamics(**changes)
+    tokenizer = make_tokenizer(patch=64 // dynamics.config.grid[0])
+    world = TokenWorld(tokenizer, dynamics, Inference() if "drive" in changes else None)
+    state = world.begin(*prompt)
+    for step in range(steps):
+        action = torch.tensor([RIGHT, step % 2])
+        expected = uncached_step(world, state, action)
+        frame, state = world.step(state, action)
+        assert torch.equal(frame, expected)
+
+
+def test_an_interrupted_step_leaves_no_trace(prompt):
+    """Stop is pressed while a frame is dreamed, at any of its passes: it can be dreamed again."""
+    world = TokenWorld(make_tokenizer(), make_dynamics())
+    state = world.begin(*prompt)
+    expected = hold(world, state, RIGHT, 4)[0]
+    for passes in range(1, 9):
+
+        def stop(*_):
+            nonlocal passes
+            passes -= 1
+            if passes == 0:
+                raise KeyboardInterrupt
+
+        _, later = hold(world, state, RIGHT, 1)
+        stopping = world.dynamics.transformer.blocks[1].time.register_forward_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            hold(world, later, RIGHT, 3)
+        stopping.remove()
+        assert torch.equal(hold(world, later, RIGHT, 3)[0], expected[:, 1:])
 
 
 def test_only_the_past_within_reach_is_kept(prompt):

@@ -64,10 +64,10 @@ class Dynamics(nn.Module):
 
     def embed(self, tokens: Tensor, led_by: Tensor) -> Tensor:
         """int64 (B, T, h, w) and (B, T) to what the transformer reads, (B, T, N, D)."""
-        x = F.embedding(tokens, self.codes())
-        g = self.config.group
-        x = rearrange(x, "b t (h g) (w k) d -> b t (h w) (g k d)", g=g, k=g)
-        x = self.to_group(x) + self.places
+        x, g = F.embedding(tokens, self.codes()), self.config.group
+        if g > 1:
+            x = rearrange(x, "b t (h g) (w k) d -> b t (h w) (g k d)", g=g, k=g)
+        x = self.to_group(x).flatten(2, -2) + self.places
         action = self.embed_actions(led_by)[:, :, None]  # B T 1 D
         if self.config.transformer.extra_tokens:
             return torch.cat([action, x], dim=2)
@@ -82,14 +82,16 @@ class Dynamics(nn.Module):
         if led_by.is_floating_point():
             return led_by @ self.actions.weight
         count = self.config.num_actions
-        outside = (led_by < UNKNOWN) | (led_by >= count)
-        if led_by.device.type == "cpu" and outside.any():
-            raise WorkshopError(
-                f"actions must be 0 to {count - 1}, or {UNKNOWN} for unknown, got"
-                f" {led_by[outside][0].item()}"
-            )
-        unknown = (led_by == UNKNOWN) | (self.config.drive == "none")
-        return self.actions(led_by.masked_fill(unknown, count))
+        if led_by.device.type == "cpu":
+            least, most = (end.item() for end in led_by.aminmax())
+            if least < UNKNOWN or most >= count:
+                raise WorkshopError(
+                    f"actions must be 0 to {count - 1}, or {UNKNOWN} for unknown, got"
+                    f" {least if least < UNKNOWN else most}"
+                )
+        if self.config.drive == "none":
+            led_by = torch.full_like(led_by, UNKNOWN)
+        return self.actions(led_by % (count + 1))  # unknown is the last
 
     def forward(
         self,
@@ -216,6 +218,7 @@ class Dynamics(nn.Module):
         self,
         cache: TimeCache,
         action: Tensor,
+        newest: tuple[Tensor, Tensor] | None = None,
         steps: int = 4,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
@@ -223,13 +226,23 @@ class Dynamics(nn.Module):
         """The next frame, int64 (B, h, w), after each step of unmasking; the last one is done.
 
         cache: holds the past; the new frame is not put there (call the model on it for that).
-        action: int64 (B,), what leads to the frame. temperature, generator: as in `unmask`.
+        action: int64 (B,), what leads to the frame.
+        newest: the last frame of the past, int64 (B, h, w), and what led to it, (B,), if the cache
+            lacks it: the first step takes it there, which costs less than calling the model on it.
+        temperature, generator: as in `unmask`.
         """
         batch, (h, w) = len(action), self.config.grid
 
         def predict(tokens: Tensor) -> Tensor:
-            draft = tokens.view(batch, 1, h, w)
-            features = self(draft, action[:, None], cache=cache, write=False)
+            nonlocal newest
+            frames, led_by = tokens.view(batch, 1, h, w), action[:, None]
+            if newest is None:
+                features = self(frames, led_by, cache=cache, write=False)
+            else:
+                frames = torch.cat([newest[0][:, None], frames], dim=1)
+                led_by = torch.stack([newest[1], action], dim=1)
+                features = self(frames, led_by, cache=cache, drafts=True)[:, 1:]
+                newest = None
             return self.ungroup(features).flatten(1, 3)
 
         start = torch.full((batch, h * w), self.mask_id, device=action.device)
@@ -238,6 +251,6 @@ class Dynamics(nn.Module):
             yield tokens.view(batch, h, w)
 
     def generate(self, cache: TimeCache, action: Tensor, **how: Any) -> Tensor:
-        """The next frame, int64 (B, h, w); how: steps, temperature and generator of `unmasking`."""
+        """The next frame, int64 (B, h, w); how: arguments of `unmasking`."""
         *_, tokens = self.unmasking(cache, action, **how)
         return tokens

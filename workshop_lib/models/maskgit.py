@@ -159,8 +159,7 @@ def unmask(
         logits = head(said.gather(1, places[..., None].expand(-1, -1, said.shape[-1]))).float()
         noise = torch.rand(2, *start.shape, generator=generator).to(start.device)
         noise = noise.gather(2, places.expand(2, -1, -1))
-        chosen = draw(logits, temperature, noise[0])
-        sure = logits.gather(-1, chosen[..., None])[..., 0] - logits.logsumexp(-1)
+        chosen, sure = draw(logits, temperature, noise[0])
         sure = sure + temperature * (1 - (step + 1) / steps) * gumbel(noise[1])
         best = sure.topk(masked - left, dim=1).indices
         tokens = tokens.scatter(1, places.gather(1, best), chosen.gather(1, best))
@@ -168,19 +167,24 @@ def unmask(
         yield tokens
 
 
-def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    """Codes int64 (...) from softmax(logits (..., K) / temperature), the likeliest at 0.
+def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes int64 (...) from softmax(logits (..., K) / temperature), the likeliest at 0; and how
+    sure the model is of them, (...): the logarithm of their share of softmax(logits).
 
     uniform: (...), in [0, 1): the code is where the cumulative probability passes it, which takes
     one random number instead of K.
     """
+    likely = logits.softmax(-1)
     if temperature == 0:
-        return logits.argmax(-1)
-    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-    # The sum of all is 1 only to rounding: scaled by it, no draw falls beyond the last code.
-    wanted = uniform[..., None] * cumulative[..., -1:]
-    chosen = torch.searchsorted(cumulative, wanted, right=True)[..., 0]
-    return chosen.clamp_max(logits.shape[-1] - 1)
+        chosen = logits.argmax(-1, keepdim=True)
+    else:
+        tempered = likely if temperature == 1 else (logits / temperature).softmax(-1)
+        cumulative = tempered.cumsum(-1)
+        # The sum of all is 1 only to rounding: scaled by it, no draw falls beyond the last code.
+        wanted = uniform[..., None] * cumulative[..., -1:]
+        chosen = torch.searchsorted(cumulative, wanted, right=True)
+        chosen = chosen.clamp_max(logits.shape[-1] - 1)
+    return chosen[..., 0], likely.gather(-1, chosen)[..., 0].log()
 
 
 def gumbel(uniform: Tensor) -> Tensor:

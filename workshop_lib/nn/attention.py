@@ -6,7 +6,7 @@ everywhere: the views below only say which axis the attention runs along, and co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,11 @@ class Attention(nn.Module):
         return self.to_out(out.transpose(1, 2).reshape(x.shape))
 
 
+def no_past(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The new keys and values are all that there is."""
+    return keys, values
+
+
 class TimeAttention(Attention):
     """Self-attention along T: each token looks at the same place in other frames."""
 
@@ -83,17 +88,22 @@ class TimeAttention(Attention):
         rotary: Rotary | None = None,
         mask: Tensor | None = None,
         causal: bool = False,
-        extend: Extend | None = None,
+        extends: Sequence[Extend] = (no_past,),
     ) -> Tensor:
         """x (B, T, N, D) -> the same shape.
 
-        rotary: factors (T, 1, 1, 1, d). mask: bool (T, frames to look at). extend: adds the past.
+        rotary: factors (T, 1, 1, 1, d). mask: bool (T, frames to look at). extends: adds the past;
+        several share the frames out evenly, and each has its turn when the one before is done.
         """
         # (B, T, N, heads, d) -> (B, N * heads, T, d): every place and head attends on its own.
-        q, k, v = (part.flatten(2, 3).transpose(1, 2) for part in self.project(x, rotary))
-        keys, values = (k, v) if extend is None else extend(k, v)
-        out = attend(q, keys, values, mask, causal).to(v.dtype)
-        return self.to_out(out.transpose(1, 2).reshape(x.shape))
+        qkv = [part.flatten(2, 3).transpose(1, 2) for part in self.project(x, rotary)]
+        several = len(extends) > 1
+        shares = [part.chunk(len(extends), dim=2) if several else (part,) for part in qkv]
+        out = []
+        for extend, q, k, v in zip(extends, *shares, strict=True):
+            keys, values = extend(k, v)
+            out.append(attend(q, keys, values, mask, causal).to(v.dtype).transpose(1, 2))
+        return self.to_out((torch.cat(out, dim=1) if several else out[0]).reshape(x.shape))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -126,6 +127,13 @@ class TimeCache:
     def _slots(self, start: int, end: int) -> Tensor:
         return torch.arange(start, end, device=self.keys.device) % self.window
 
+    def ahead(self, frames: int) -> TimeCache:
+        """The same memory, from that many frames later on: those that are stored here count as
+        past there."""
+        later = copy.copy(self)
+        later.length += frames
+        return later
+
     def advance(self, frames: int) -> None:
         """Counts the frames that every layer has just kept as past."""
         self.length += frames
@@ -150,12 +158,11 @@ class TimeCache:
         return self._copy(None)
 
     def _copy(self, rows: Tensor | None) -> TimeCache:
-        copy = TimeCache.__new__(TimeCache)
+        other = copy.copy(self)
         with torch.inference_mode(False):
-            copy.keys = self.keys.clone() if rows is None else self.keys[:, rows]
-            copy.values = self.values.clone() if rows is None else self.values[:, rows]
-        copy.length = self.length
-        return copy
+            other.keys = self.keys.clone() if rows is None else self.keys[:, rows]
+            other.values = self.values.clone() if rows is None else self.values[:, rows]
+        return other
 
     def reset(self) -> None:
         """Forgets the past; the memory is used again."""

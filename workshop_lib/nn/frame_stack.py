@@ -76,13 +76,12 @@ class FrameStack(nn.Module):
         of x only serves as the past of the second, and comes out as zeros.
         """
         half = x.shape[1] // 2 if drafts else 0
-        new, line = x[:, half:], x[:, :half] if drafts else x  # a line of frames in order of time
-        start = 1 if drafts else 0  # how many of the line come before the first new frame
-        if cache is not None:
-            if cache.frames is not None:
-                start, line = cache.frames.shape[1], torch.cat([cache.frames, x], dim=1)
-            if write:
-                cache.append(x)
+        new, settled = x[:, half:], x[:, :half] if drafts else x
+        line, start = settled, int(drafts)  # in order of time, and how many come before new[:, 0]
+        if cache is not None and cache.frames is not None:
+            line, start = torch.cat([cache.frames, line], dim=1), start + cache.frames.shape[1]
+        if cache is not None and (write or drafts):
+            cache.append(settled)
         out = self._convolve(line, new, start)
         return torch.cat([torch.zeros_like(x[:, :half]), out], dim=1) if drafts else out
 

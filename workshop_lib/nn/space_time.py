@@ -7,7 +7,7 @@ al. 2024, "Genie", section 2.1: attention over N tokens and over T frames instea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workshop_lib.errors import WorkshopError
-from workshop_lib.nn.attention import Attention, Extend, TimeAttention
+from workshop_lib.nn.attention import Attention, Extend, TimeAttention, no_past
 from workshop_lib.nn.cache import TimeCache, causal_mask, draft_mask
 from workshop_lib.nn.feed_forward import FeedForward
 from workshop_lib.nn.rotary import Rotary, frequencies, grid_angles, line_angles, rotary
@@ -99,12 +99,12 @@ class Block(nn.Module):
         time_rotary: Rotary,
         mask: Tensor | None,
         causal: bool,
-        extend: Extend | None,
+        extends: Sequence[Extend],
     ) -> Tensor:
         """x (B, T, N, D), shared modulation (B or 1, T or 1, N or 1, 9, D) or None -> like x."""
         layers: tuple[Callable[[Tensor], Tensor], ...] = (
             partial(self.space, rotary=space_rotary),
-            partial(self.time, rotary=time_rotary, mask=mask, causal=causal, extend=extend),
+            partial(self.time, rotary=time_rotary, mask=mask, causal=causal, extends=extends),
             self.feed_forward,
         )
         if shared is None or self.modulation is None:
@@ -225,9 +225,9 @@ class SpaceTimeTransformer(nn.Module):
         drafts: x holds T settled frames and then T drafts, each of the frame after the settled
             one of its number. A draft sees the settled frames before it and itself, exactly what
             it would see in a peek (write=False) at its time: play at all T moments in one pass.
+            With a cache, x holds one of each, and the settled one is kept in any case.
 
-        Raises WorkshopError for shapes that do not fit the config, and for a cache where
-        gradients are on: it does not keep them.
+        Raises WorkshopError for shapes that do not fit the config, or a cache with gradients on.
         """
         self._check(x, cond, cache, drafts)
         frames, window = x.shape[1], self.config.window
@@ -235,19 +235,21 @@ class SpaceTimeTransformer(nn.Module):
         # One frame may look at all that it is given, so it needs no mask.
         causal = 1 < frames <= window and past == 0 and not drafts
         mask = None
-        if drafts:
+        if drafts and cache is None:
             mask = draft_mask(frames // 2, window, x.device)
-        elif frames > 1 and not causal:
+        elif frames > 1 and not causal and not drafts:
             mask = causal_mask(frames, past, window, x.device)
         rotary_of = self._draft_rotary if drafts else self._time_rotary
         time_rotary = rotary_of(start, frames, x.device)
         space_rotary = Rotary(self.space_cos, self.space_sin)
         shared, last = self._modulation(cond)
+        # A draft has its turn after the settled frame: its keys take a place that this still needs.
+        caches = [] if cache is None else [cache, cache.ahead(1)] if drafts else [cache]
         for i, block in enumerate(self.blocks):
-            extend = None if cache is None else partial(cache.extend, i, write=write)
-            x = block(x, shared, space_rotary, time_rotary, mask, causal, extend)
-        if cache is not None and write:
-            cache.advance(frames)
+            extends = [partial(seen.extend, i, write=write) for seen in caches]
+            x = block(x, shared, space_rotary, time_rotary, mask, causal, extends or [no_past])
+        if cache is not None and (write or drafts):
+            cache.advance(1 if drafts else frames)
         x = self.norm(x)
         return x if last is None else torch.addcmul(last[0], x, 1 + last[1])
 
@@ -277,9 +279,9 @@ class SpaceTimeTransformer(nn.Module):
                 f"x: {tuple(x.shape)} should be (B, T, {config.tokens}, {config.dim}):"
                 " clips, frames, tokens per frame, channels"
             )
-        if drafts and (x.shape[1] % 2 or cache is not None):
+        if drafts and (x.shape[1] % 2 or (cache is not None and x.shape[1] > 2)):
             raise WorkshopError(
-                f"drafts: give as many drafts as settled frames ({x.shape[1]} in all), and no cache"
+                f"drafts: give as many as settled frames, with a cache one, not {x.shape[1]} in all"
             )
         if (cond is not None) != (config.cond_dim > 0):
             raise WorkshopError(

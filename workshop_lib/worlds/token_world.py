@@ -125,14 +125,16 @@ class TokenWorld:
         check_step(action, len(state.tokens), self.num_actions)
         led_by = action if self.key_codes is None else self.key_codes.to(action.device)[action]
         led_by = led_by.to(self.device)
-        cache = self._cache_of(state)
+        cache, newest = self._recall(state)
         tokens = self.dynamics.generate(
             cache,
             led_by,
+            newest=newest,
             steps=self.steps,
             temperature=self.temperature,
             generator=self.noise(state),
         )
+        self._cached = state
         following = state.then(tokens, led_by, self.kept)
         frame = self.tokenizer.decode(following.tokens[:, -self.shown :])[:, -1]
         return frame.to(action.device), following
@@ -141,16 +143,19 @@ class TokenWorld:
         """Of the draws for the frame after a state: a function of seed and number of the frame."""
         return dice(self.seed, state.number)
 
-    def _cache_of(self, state: TokenState) -> TimeCache:
-        """The keys and values of a moment's past and of its own frame."""
+    def _recall(self, state: TokenState) -> tuple[TimeCache, tuple[Tensor, Tensor] | None]:
+        """The keys and values of a moment's past; and its own frame, unless theirs are there, too,
+        with what led to it."""
         new = self._frames_missing(state)
         if self._cache is None or new == state.tokens.shape[1]:
             self._cache = self.dynamics.new_cache(len(state.tokens))
-        if new:
-            self._cached = None  # an interruption would leave it half written
-            self.dynamics(state.tokens[:, -new:], state.led_by[:, -new:], cache=self._cache)
-        self._cached = state
-        return self._cache
+        if new == 0:
+            return self._cache, None
+        self._cached = None  # an interruption would leave it half written
+        if new > 1:
+            past = state.tokens[:, -new:-1], state.led_by[:, -new:-1]
+            self.dynamics(*past, cache=self._cache)
+        return self._cache, (state.tokens[:, -1], state.led_by[:, -1])
 
     def _frames_missing(self, state: TokenState) -> int:
         """How many frames of a moment's past the cache lacks: none, the newest, or all."""
