@@ -27,6 +27,7 @@ from workshop_lib.models.denoising import UNKNOWN, rollout
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.diffusion_math import loss_weight, precondition, to_x0
 from workshop_lib.models.noise_schedules import TableSchedule, make_schedule
+from workshop_lib.models.spoiling import spoil
 from workshop_lib.models.tokenizer import psnr
 from workshop_lib.nn.cache import TimeCache
 from workshop_lib.nn.dit import DiT
@@ -163,6 +164,7 @@ class Diffusion(nn.Module):
             chance = torch.rand(level.shape, generator=generator, device=level.device)
             past = config.context * chance
         settled, drafts = video[:, :-1], video[:, 1:]
+        settled = spoil(settled, config.spoiled) if self.training else settled
         both = torch.cat([past[:, :-1], level[:, 1:]], dim=1)
         x = self._noise(torch.cat([settled, drafts], dim=1), both, generator)
         if not self.training:

@@ -28,6 +28,7 @@ class DiffusionConfig:
     data_std: spread of what is predicted, for Karras et al.'s preconditioning; 0 for none.
     whole: share of drafts that are nothing but noise, where sampling begins.
     context: the past's noise levels in training with drafts go from 0 to this.
+    spoiled: share of the clips whose past is spoiled in training with drafts (models/spoiling.py).
     stabilization: noise level that the past is said to have in play.
     drop_actions: share of actions left out in training, so that guidance can compare.
     steps, sampler, guidance: of play.
@@ -45,6 +46,7 @@ class DiffusionConfig:
     data_std: float = 0.0
     whole: float = 0.0
     context: float = 100.0
+    spoiled: float = 0.0
     stabilization: float = 15.0
     drop_actions: float = 0.1
     steps: int = 4
@@ -57,7 +59,7 @@ class DiffusionConfig:
                 "model.num_actions must be 1 or more, model.most above 0, model.see and"
                 " model.data_std 0 or more"
             )
-        for key in ("whole", "drop_actions"):
+        for key in ("whole", "spoiled", "drop_actions"):
             if not 0 <= getattr(self, key) <= 1:
                 raise WorkshopError(f"model.{key} must be 0 to 1, got {getattr(self, key)}")
         if (self.displacement or self.data_std) and self.prediction != "x":

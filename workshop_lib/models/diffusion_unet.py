@@ -34,6 +34,7 @@ from workshop_lib.models.denoising import UNKNOWN, check_play, rollout
 from workshop_lib.models.diffusion_math import SamplerName, loss_weight, precondition
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig, check_length
 from workshop_lib.models.noise_schedules import EDMSchedule, FlowSchedule, Schedule
+from workshop_lib.models.spoiling import spoil
 from workshop_lib.models.tokenizer import psnr
 from workshop_lib.nn.dit import NoiseEmbedding
 from workshop_lib.nn.frame_unet import UNetBody
@@ -195,7 +196,7 @@ class DiffusionUNet(nn.Module):
         video, count = frames_to_video(clip.frames[:, : k + unroll]), self.mean.unrolled()
         past, pressed = video[:, :k], clip.actions[:, :k]
         if self.training:
-            past, pressed = self.mean.shorten(self.mean.spoil(past), pressed)
+            past, pressed = self.mean.shorten(spoil(past, self.config.mean.spoiled), pressed)
         pressed = torch.cat([pressed, clip.actions[:, k : k + count - 1]], dim=1)
         losses, means, cleaned = [], [], []
         for step in range(count):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.spoiling import spoil
 from workshop_lib.models.tokenizer import psnr
 from workshop_lib.nn.frame_unet import FrameUNet, FrameUNetConfig
 
@@ -35,8 +36,7 @@ class NextFrameConfig(FrameUNetConfig):
     unroll: passes in training, one after the other, each from its own predictions.
     unroll_after: training steps before that, which predict one frame and cost 1 / unroll.
     short: share of the training clips whose past is cut off somewhere, as in short prompts.
-    spoiled: share of the training clips in whose past a rectangle shows another clip, and of those
-        whose past has other colors: so long dreams find back to what real frames look like.
+    spoiled: share of the training clips whose past is spoiled, as models/spoiling.py says.
     size: the network's pictures are size x size pixels, frames are made larger or smaller; 0
         leaves them as they are. The predictors of old have channels 1 and size 84.
     """
@@ -140,7 +140,7 @@ class NextFrame(nn.Module):
         video, count = self.see(clip.frames[:, :longest]), config.ahead * self.unrolled()
         past, pressed = video[:, :k], clip.actions[:, :k]
         if self.training:
-            past, pressed = self.shorten(self.spoil(past), pressed)
+            past, pressed = self.shorten(spoil(past, self.config.spoiled), pressed)
         dream = self._dream(past, torch.cat([pressed, clip.actions[:, k : k + count - 1]], dim=1))
         real = video[:, k : k + count]
         shown = dream.detach()
@@ -230,27 +230,6 @@ class NextFrame(nn.Module):
         """Noise of another strength in every frame of (B, T, C, H, W)."""
         strength = self.config.noise * torch.rand(*video.shape[:2], 1, 1, 1, device=video.device)
         return video + strength * torch.randn_like(video)
-
-    def spoil(self, past: Tensor) -> Tensor:
-        """In `spoiled` of the samples (B, k, C, H, W) a rectangle, 1/8 to 1/2 of the picture high
-        and wide, shows in all frames another place in the sample before; and in as many, each
-        color is stronger or weaker, and lighter or darker, by up to a third."""
-        if not self.config.spoiled:
-            return past
-        share, count, device = self.config.spoiled, len(past), past.device
-        inside = (torch.rand(count, device=device) < share)[:, None, None]
-        for length, shape in ((past.shape[-2], (-1, 1)), (past.shape[-1], (1, -1))):
-            extent = (torch.rand(count, device=device) * 3 / 8 + 1 / 8) * length
-            first = torch.rand(count, device=device) * (length - extent)
-            place = torch.arange(length, device=device)
-            covered = (place >= first[:, None]) & (place < (first + extent)[:, None])
-            inside = inside & covered.view(count, *shape)
-        # Another place: what is always in the middle, the player, would stand there as well.
-        by = [int(torch.randint(n // 4, 3 * n // 4 + 1, ())) for n in past.shape[-2:]]
-        past = torch.where(inside[:, None, None], past.roll((1, *by), dims=(0, -2, -1)), past)
-        tint = (torch.rand(2, count, 1, past.shape[2], 1, 1, device=device) - 0.5) * 2 / 3
-        gain, light = tint * (torch.rand(count, 1, 1, 1, 1, device=device) < share)
-        return (past * (1 + gain) + light).clamp(-1, 1)
 
     def shorten(self, past: Tensor, pressed: Tensor) -> tuple[Tensor, Tensor]:
         """In `short` of the samples keeps only the last 1 to k - 1 frames, filled up as a short

@@ -1,0 +1,23 @@
+"""Pasts that are made worse on purpose."""
+
+import torch
+
+from workshop_lib.models.spoiling import spoil
+
+
+def test_a_rectangle_of_another_clip_and_other_colors(clip):
+    """Each in its share of the clips; the rest stays as it is."""
+    torch.manual_seed(0)
+    real = clip.video[:1].expand(64, -1, -1, -1, -1)
+    # In a gray picture a rectangle of the same gray cannot be seen, a tint can.
+    tinted = (spoil(torch.full_like(real, 0.2), 0.5) != 0.2).flatten(1).all(dim=1)
+    assert 16 < tinted.sum() < 48
+    changed = (spoil(real, 0.5) != real).any(dim=2).float().mean(dim=(1, 2, 3))
+    whole, part = changed > 0.5, (changed > 0) & (changed < 0.3)
+    assert whole.sum() > 16 and part.sum() > 6 and (changed == 0).sum() > 6
+
+
+def test_without_it_the_past_is_left_alone_and_so_is_chance(clip):
+    torch.manual_seed(3)
+    assert torch.equal(spoil(clip.video, 0.0), clip.video)
+    torch.testing.assert_close(torch.rand(4), torch.rand(4, generator=torch.manual_seed(3)))
