@@ -1,8 +1,10 @@
 """Pasts that are made worse on purpose."""
 
+import pytest
 import torch
 
 from workshop_lib.models.spoiling import spoil
+from workshop_lib.training.live import from_recipe
 
 
 def test_a_rectangle_of_another_clip_and_other_colors(clip):
@@ -21,3 +23,24 @@ def test_without_it_the_past_is_left_alone_and_so_is_chance(clip):
     torch.manual_seed(3)
     assert torch.equal(spoil(clip.video, 0.0), clip.video)
     torch.testing.assert_close(torch.rand(4), torch.rand(4, generator=torch.manual_seed(3)))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key"),
+    [
+        ("next_frame/tiny", {"spoiled": 1.0}),
+        ("diffusion/unet-tiny", {"mean": {"spoiled": 1.0}}),
+        ("diffusion/tiny", {"spoiled": 1.0}),
+    ],
+)
+def test_a_model_is_trained_on_spoiled_pasts_and_measured_on_real_ones(recipe, key, clip):
+    """In training with the same dice another loss; in evaluation the same one."""
+    losses = {}
+    for spoiled, keys in ((False, {"mean": {}} if "mean" in key else {}), (True, key)):
+        torch.manual_seed(0)
+        model, _ = from_recipe(recipe, **keys)
+        for training in (True, False):
+            torch.manual_seed(1)
+            losses[spoiled, training] = float(model.train(training).loss(clip)[0].detach())
+    assert losses[True, False] == losses[False, False]
+    assert losses[True, True] != losses[False, True]

@@ -41,6 +41,10 @@ def test_a_run_starts_where_the_other_model_ended(predictor, tmp_path, monkeypat
     for name, value in began.items():
         torch.testing.assert_close(value, load_model(predictor).state_dict()[name])
 
+    Path(predictor).rename(tmp_path / "moved")  # a run that goes on has its own weights
+    assert main(["fit", "runs/next_frame-tiny/version_0", "--trainer.max_steps=2"]) == 0
+    Path(tmp_path / "moved").rename(predictor)
+
     assert main(["fit", *options, "--model.width=16"]) == 1  # refused, and no run is left behind
     assert [run.name for run in Path("runs/next_frame-tiny").iterdir()] == ["version_0"]
 

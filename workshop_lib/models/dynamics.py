@@ -91,7 +91,7 @@ class Dynamics(nn.Module):
                 )
         if self.config.drive == "none":
             led_by = torch.full_like(led_by, UNKNOWN)
-        return self.actions(led_by % (count + 1))  # unknown is the last
+        return self.actions(led_by.masked_fill(led_by == UNKNOWN, count))
 
     def forward(
         self,

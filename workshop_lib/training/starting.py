@@ -16,7 +16,8 @@ def start_from(model: nn.Module, name: str) -> None:
     to the predictor inside a diffusion U-Net.
 
     name: a file, or the name of a trained model; of the same shape, while what only concerns
-        training or play (noise, unroll, steps) may differ.
+        training or play (noise, unroll, steps) may differ. A count of training steps comes along:
+        with `unroll_after`, those of the other model count.
 
     Raises WorkshopError for a model of another kind or shape.
     """
