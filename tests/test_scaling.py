@@ -185,3 +185,17 @@ def test_in_the_shipped_study_x_goes_through_the_floor_of_v() -> None:
         if says_v["width"] <= 128:
             assert says_x["loss"][-1] < says_v["floor"] < says_v["loss"][-1]
     assert v[-1]["floor"] == 0.0
+
+
+def test_every_full_recipe_has_its_estimate() -> None:
+    told = json.loads((REPOSITORY / "docs/scaling/recipes.json").read_text())
+    configs = REPOSITORY / "workshop_lib/configs"
+    page = (REPOSITORY / "docs/training.md").read_text()
+    full = {f"{path.parent.name}/full" for path in configs.glob("*/full.yaml")}
+    assert {each["recipe"] for each in told} == full
+    for each in told:
+        recipe = yaml.safe_load((configs / f"{each['recipe']}.yaml").read_text())
+        assert each["batch_size"] == recipe["data"]["batch_size"]
+        assert each["length"] == recipe["data"]["length"]
+        assert each["steps"] == recipe["trainer"]["max_steps"]
+        assert f"| `{each['recipe']}` | {each['parameters'] / 1e6:.1f} M |" in page
