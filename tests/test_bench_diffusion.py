@@ -13,6 +13,7 @@ from workshop_lib.data.clip import Clip
 from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.files import save_model
+from workshop_lib.models.next_frame import NextFrameConfig
 from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.nn.oasis import OasisConfig
 from workshop_lib.worlds.diffusion_world import DiffusionWorld
@@ -22,8 +23,7 @@ from workshop_lib.worlds.diffusion_world import DiffusionWorld
 def model():
     torch.manual_seed(0)
     net = DiTConfig(dim=64, depth=2, heads=2, window=16)
-    made = Diffusion(DiffusionConfig(net=net, see=1, displacement=True))
-    return shaken_weights(made, 0.05)
+    return shaken_weights(Diffusion(DiffusionConfig(net=net, see=1)), 0.05)
 
 
 def test_bench_play_tells_what_the_cache_saves(model, tmp_path, capsys):
@@ -40,8 +40,13 @@ def test_bench_play_tells_what_the_cache_saves(model, tmp_path, capsys):
     assert "4 steps of dpm, guidance 2" in capsys.readouterr().out
 
 
-def test_without_the_cache_it_is_the_same_world(model):
-    world = DiffusionWorld(model)
+@pytest.mark.parametrize("mean", [None, NextFrameConfig(width=8)])
+def test_without_the_cache_it_is_the_same_world(mean):
+    torch.manual_seed(0)
+    net = DiTConfig(dim=64, depth=2, heads=2, window=16)
+    world = DiffusionWorld(
+        shaken_weights(Diffusion(DiffusionConfig(net=net, mean=mean, see=1)), 0.05)
+    )
     frames = torch.randint(256, (2, 9, 64, 64, 3), dtype=torch.uint8)
     state, action = world.begin(frames, torch.randint(15, (2, 8))), torch.tensor([7, 1])
     cached = world.step(state, action)[0]

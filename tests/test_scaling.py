@@ -41,7 +41,10 @@ NARROW = {
     "measure": "v_mse",
     "series": {"v": {"prediction": "v"}, "x": {"prediction": "x"}},
     "sizes": [{"net": {"dim": 16}}, {"net": {"dim": 32}}],
-    "model": {"displacement": False, "see": 1, "net": {"depth": 1, "heads": 2, "window": 2}},
+    "model": {
+        **{"mean": None, "data_std": 0.0, "see": 1},
+        "net": {"depth": 1, "heads": 2, "window": 2},
+    },
     "length": 2,
     "batch_size": 8,
     "val_clips": 4,

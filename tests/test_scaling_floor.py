@@ -73,8 +73,8 @@ def test_patches_are_squares_of_the_frames() -> None:
 
 def test_a_model_is_asked_for_its_width_and_prediction(clip: Clip) -> None:
     net = {"kind": "dit", "dim": 32, "depth": 1, "heads": 2, "window": 2}
-    plain, _ = from_recipe("diffusion/tiny", net=net, displacement=False, prediction="v")
+    plain, _ = from_recipe("diffusion/tiny", net=net, mean=None, data_std=0.0, prediction="v")
     assert floor_of(plain, clip) == (32, width_floor("v", 32, patches_of(clip, 8)))
-    moving, _ = from_recipe("diffusion/tiny", net=net)  # what is moved was never said
-    assert floor_of(moving, clip) is None
+    told, _ = from_recipe("diffusion/tiny", net=net)  # what the mean says, it need not say
+    assert floor_of(told, clip) is None
     assert floor_of(from_recipe("tokenizer/tiny")[0], clip) is None

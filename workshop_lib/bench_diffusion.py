@@ -17,6 +17,7 @@ from workshop_lib.data.clip import Clip, frames_to_video, video_to_frames
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_math import SAMPLERS
+from workshop_lib.models.expected import Past
 from workshop_lib.nn.linear import Linear
 from workshop_lib.training.live import from_recipe
 from workshop_lib.training.optim import make_optimizer
@@ -61,12 +62,17 @@ def uncached_step(world: DiffusionWorld, state: DiffusionState, action: Tensor) 
     model, past = world.model, min(state.frames.shape[1], world.context - 1)
     video = frames_to_video(state.frames[:, -past:])
     led_by = torch.cat([state.led_by[:, -past:], action[:, None]], dim=1)
-    settled = torch.full((len(action), past), model.stabilization)
+    settled, guess = torch.full((len(action), past), model.stabilization), None
+    if model.mean is not None:
+        seen = Past.of(model.mean, state.frames, state.led_by)
+        guess = torch.cat([video, seen.mean_after(action, model.mean)[:, None]], dim=1)
 
     def denoise(x: Tensor, level: Tensor) -> Tensor:
+        if guess is not None and level >= model.schedule.top:
+            return guess[:, -1].clamp(-1, 1)
         whole = torch.cat([video, x[:, None]], dim=1)
         levels = torch.cat([settled, level.expand(len(x), 1)], dim=1)
-        return model(whole, levels, led_by, model.before(whole))[:, -1].clamp(-1, 1)
+        return model(whole, levels, led_by, model.before(whole), guess)[:, -1].clamp(-1, 1)
 
     levels = model.schedule.steps(world.steps)
     noise = torch.randn(len(action), *video.shape[2:], generator=world.noise(state))

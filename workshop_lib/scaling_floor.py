@@ -14,16 +14,17 @@ def floor_of(model: Any, clip: Clip) -> tuple[int, float] | None:
     """Width of a model's last layer, and the v_mse over these clips that it cannot go below.
 
     None for models that are no diffusion transformers, and for those that add something else to
-    what the last layer says (displacement, preconditioning).
+    what the last layer says (displacement, a mean, preconditioning).
     """
     from workshop_lib.models.diffusion import Diffusion
 
     if not isinstance(model, Diffusion) or model.config.prediction not in ("x", "v"):
         return None
-    if model.config.displacement or model.config.data_std:
+    config = model.config
+    if config.displacement or config.mean or config.data_std:
         return None
-    net = model.config.net
-    return net.dim, width_floor(model.config.prediction, net.dim, patches_of(clip, net.patch))
+    net = config.net
+    return net.dim, width_floor(config.prediction, net.dim, patches_of(clip, net.patch))
 
 
 def patches_of(clip: Clip, side: int) -> torch.Tensor:

@@ -10,6 +10,8 @@ from workshop_lib.data.actions import JUMP, LEFT, RIGHT
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
+from workshop_lib.models.expected import mean_of_each
+from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
 from workshop_lib.models.tokenizer import psnr
 from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.nn.oasis import OasisConfig
@@ -20,6 +22,7 @@ OASIS = OasisConfig((SIZE, SIZE), 8, 64, 2, 2, window=6)
 WAYS = {
     "drafts": DiffusionConfig(net=NET),
     "displaced": DiffusionConfig(net=NET, see=2, displacement=True, data_std=0.25, whole=0.2),
+    "mean": DiffusionConfig(net=NET, mean=NextFrameConfig(width=16), see=1, data_std=0.25, steps=3),
     "flow": DiffusionConfig(
         net=NET, schedule="flow", training="independent", context=0.1, stabilization=0.02
     ),
@@ -85,7 +88,7 @@ def test_without_its_action_a_frame_is_another(taught):
     assert (given - without).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("way", ["drafts", "flow", "edm", "public"])
+@pytest.mark.parametrize("way", ["drafts", "mean", "flow", "edm", "public"])
 def test_every_way_learns(way):
     torch.manual_seed(0)
     model, clip = Diffusion(WAYS[way]), clips(2)
@@ -95,6 +98,59 @@ def test_every_way_learns(way):
     _, after = model.loss(clip)
     assert after["psnr"] > before["psnr"] + 0.5
     assert after["v_mse"] < 0.9 * before["v_mse"] and after["ssim"] > before["ssim"]
+
+
+def test_of_pure_noise_the_mean_is_believed():
+    """So that with one step a dream is the predictor's."""
+    torch.manual_seed(0)
+    model, clip = Diffusion(WAYS["mean"]), clips(2)
+    with torch.no_grad():
+        for p in model.mean.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    expected = model.mean.predict(clip.frames[:, :2], clip.actions[:, :-1])
+    assert psnr(video_of(expected), video_of(clip.frames[:, 2:])) < 30
+    model.config = replace(model.config, steps=1)
+    dream = model.predict(clip.frames[:, :2], clip.actions[:, :-1])
+    assert (dream.int() - expected.int()).abs().max() <= 1
+
+
+def test_the_mean_of_a_clip_is_that_of_its_prompts():
+    """Frame by frame in play, and all at once in training, the same."""
+    torch.manual_seed(0)
+    model, clip = NextFrame(NextFrameConfig(width=16)).eval(), clips(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+        means = mean_of_each(model, clip.video[:, :-1], clip.actions[:, :-1])
+    for seen in range(1, 6):
+        prompt = clip.frames[:, :seen], clip.actions[:, :seen]
+        expected = video_of(model.predict(*prompt)[:, 0])
+        assert (means[:, seen - 1].clamp(-1, 1) - expected).abs().max() < 2 / 255
+
+
+def test_a_trained_predictor_can_stay_as_it_is():
+    torch.manual_seed(0)
+    clip = clips(2)
+    for learns in (True, False):
+        model = Diffusion(replace(WAYS["mean"], train_mean=learns))
+        before = {name: p.clone() for name, p in model.named_parameters()}
+        assert ("psnr_mean" in model.loss(clip)[1]) == learns
+        train(model, clip, 2)
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert any(name.startswith("net.") for name in moved)
+        assert any(name.startswith("mean.") for name in moved) == learns
+
+
+def test_the_noise_teaches_the_predictor_nothing():
+    """Its gradients are those of its own loss."""
+    torch.manual_seed(0)
+    model, clip = Diffusion(WAYS["mean"]).eval(), clips(2)
+    gradients = []
+    for loss in (model.loss(clip)[0], model.mean.loss(clip)[0]):
+        model.zero_grad()
+        loss.backward()
+        gradients.append([p.grad.clone() for p in model.mean.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
 
 
 def test_v_mse_is_that_of_the_public_schedule():
@@ -153,6 +209,10 @@ def test_evaluation_is_the_same_every_time_and_training_is_not():
         ({"displacement": True}, "needs model.see >= 1"),
         ({"prediction": "v", "data_std": 0.5}, "go with model.prediction x, not v"),
         ({"net": OASIS}, "drafts needs net.kind dit"),
+        ({"mean": NextFrameConfig(), "prediction": "v"}, "go with model.prediction x, not v"),
+        ({"mean": NextFrameConfig(), "training": "independent"}, "and model.training drafts"),
+        ({"mean": NextFrameConfig(num_actions=4)}, "model.mean.num_actions 4 must be"),
+        ({"mean": NextFrameConfig(ahead=2)}, "model.mean: channels must be 3, ahead 1"),
         ({"sampler": "heun"}, "use 'ddim'"),
         ({"whole": 2.0}, "model.whole must be 0 to 1"),
         ({"schedule": "flow"}, "model.context 100.0 must be at least 0 and below 1"),

@@ -180,6 +180,22 @@ def test_the_newest_frame_may_go_into_the_cache_on_the_way(changes):
             assert torch.equal(torch.stack(stages), torch.stack(expected))
 
 
+@pytest.mark.parametrize("body", ["transformer", "conv"])
+@torch.no_grad()
+def test_beside_the_newest_frame_a_draft_gets_the_logits_of_a_pass_of_its_own(body):
+    """In float64, where every difference shows."""
+    clip, model = random_clip(frames=9), shaken_weights(make(body=body), 0.2).eval().double()
+    led_by = F.pad(clip.actions[:, :-1], (1, 0), value=-1)
+    apart, together = model.new_cache(3), model.new_cache(3)
+    for t in range(8):
+        model(clip.tokens[:, t : t + 1], led_by[:, t : t + 1], cache=apart)
+        draft = torch.randint(CODES + 1, (3, 1, *GRID))
+        both = torch.cat([clip.tokens[:, t : t + 1], draft], dim=1), led_by[:, t : t + 2]
+        logits = model.logits(model(*both, cache=together, drafts=True))[:, 1:]
+        alone = model(draft, led_by[:, t + 1 : t + 2], cache=apart, write=False)
+        torch.testing.assert_close(logits, model.logits(alone), atol=1e-10, rtol=0)
+
+
 def test_masked_tokens_leave_no_trace_in_what_the_model_sees():
     clip, model = random_clip(), make().eval()
     task = model.task(clip.tokens)

@@ -30,7 +30,7 @@ def test_without_it_the_past_is_left_alone_and_so_is_chance(clip):
     [
         ("next_frame/tiny", {"spoiled": 1.0}),
         ("diffusion/unet-tiny", {"mean": {"spoiled": 1.0}}),
-        ("diffusion/tiny", {"spoiled": 1.0}),
+        ("diffusion/tiny", {"mean": {}, "spoiled": 1.0}),
     ],
 )
 def test_a_model_is_trained_on_spoiled_pasts_and_measured_on_real_ones(recipe, key, clip):

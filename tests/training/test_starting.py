@@ -11,9 +11,12 @@ from tests.conftest import SAMPLE
 from tests.shaking import shaken_weights
 from workshop_lib.cli import main
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.diffusion import Diffusion
+from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
 from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
+from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.training.starting import start_from
 
 SMALL = NextFrameConfig(width=8, depth=1, middle=1, cond_dim=16)
@@ -49,8 +52,14 @@ def test_a_run_starts_where_the_other_model_ended(predictor, tmp_path, monkeypat
     assert [run.name for run in Path("runs/next_frame-tiny").iterdir()] == ["version_0"]
 
 
-def test_a_diffusion_unet_starts_with_the_pictures_of_a_predictor(predictor) -> None:
-    model = DiffusionUNet(DiffusionUNetConfig(mean=SMALL, width=8, depth=1, middle=1, steps=1))
+@pytest.mark.parametrize(
+    "model",
+    [
+        DiffusionUNet(DiffusionUNetConfig(mean=SMALL, width=8, depth=1, middle=1, steps=1)),
+        Diffusion(DiffusionConfig(net=DiTConfig(dim=8, depth=1, heads=1), mean=SMALL, steps=1)),
+    ],
+)
+def test_a_diffusion_model_starts_with_the_pictures_of_a_predictor(model, predictor) -> None:
     start_from(model, predictor)
     frames = torch.randint(0, 256, (2, 4, 64, 64, 3), dtype=torch.uint8)
     actions = torch.randint(0, 15, (2, 6))
@@ -66,5 +75,5 @@ def test_what_does_not_fit_is_refused(predictor) -> None:
     with pytest.raises(WorkshopError, match="holds a Tokenizer, to be trained is a NextFrame"):
         start_from(NextFrame(SMALL), "tokenizer-tiny")
     alone = DiffusionUNetConfig(mean=SMALL, width=8, with_mean=False)
-    with pytest.raises(WorkshopError, match="with_mean is off"):
+    with pytest.raises(WorkshopError, match=r"model\.mean is off"):
         start_from(DiffusionUNet(alone), predictor)

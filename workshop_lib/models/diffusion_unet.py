@@ -32,6 +32,7 @@ from workshop_lib.data.clip import Clip, frames_to_video
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.denoising import UNKNOWN, check_play, rollout
 from workshop_lib.models.diffusion_math import SamplerName, loss_weight, precondition
+from workshop_lib.models.expected import Past, check_mean
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig, check_length
 from workshop_lib.models.noise_schedules import EDMSchedule, FlowSchedule, Schedule
 from workshop_lib.models.spoiling import spoil
@@ -76,11 +77,7 @@ class DiffusionUNetConfig:
 
     def __post_init__(self) -> None:
         NextFrameConfig(width=self.width, depth=self.depth, middle=self.middle)  # says what is off
-        if (self.mean.channels, self.mean.ahead, self.mean.size) != (3, 1, 0):
-            raise WorkshopError(
-                "model.mean: channels must be 3, ahead 1 and size 0: diffusion here is in color, "
-                "frame by frame, in the frames' own size"
-            )
+        check_mean(self.mean)
         if self.schedule not in ("flow", "edm"):
             raise WorkshopError(f"model.schedule {self.schedule!r}: choose flow or edm")
         if self.schedule == "edm" and self.with_mean:
@@ -99,17 +96,6 @@ class DiffusionUNetConfig:
     def make_schedule(self) -> Schedule:
         made = EDMSchedule if self.schedule == "edm" else FlowSchedule
         return made(mean=self.level_mean, std=self.level_std)
-
-
-@dataclass
-class Memory:
-    """The past of B dreams: the last k frames (B, k, C, H, W) in [-1, 1], int64 (B, k - 1) what was
-    pressed after each but the last, and the mean after an action once it was asked for."""
-
-    video: Tensor
-    pressed: Tensor
-    led_by: Tensor | None = None
-    mean: Tensor | None = None
 
 
 class DiffusionUNet(nn.Module):
@@ -252,31 +238,22 @@ class DiffusionUNet(nn.Module):
             )
 
     @torch.no_grad()
-    def recall(self, frames: Tensor, led_by: Tensor, memory: Memory | None = None) -> Memory:
+    def recall(self, frames: Tensor, led_by: Tensor, memory: Past | None = None) -> Past:
         """As in Denoiser: the last frames, and what was pressed between them."""
-        if memory is None:
-            frames, pressed = self.mean.prompt(frames, led_by[:, 1:])
-            return Memory(frames_to_video(frames), pressed)
-        k = self.config.mean.frames
-        video = torch.cat([memory.video, frames_to_video(frames)], dim=1)[:, -k:]
-        pressed = torch.cat([memory.pressed, led_by], dim=1)
-        return Memory(video, pressed[:, pressed.shape[1] - (k - 1) :])
+        return Past.of(self.mean, frames, led_by, memory)
 
     @torch.no_grad()
-    def denoise(self, x: Tensor, level: Tensor, led_by: Tensor, memory: Memory) -> Tensor:
+    def denoise(self, x: Tensor, level: Tensor, led_by: Tensor, memory: Past) -> Tensor:
         """As in Denoiser: one pass, and with a new action another one for the mean.
 
         Raises WorkshopError where the action is left out: guidance is not for this model.
         """
-        pressed = torch.cat([memory.pressed, led_by[:, None]], dim=1)
-        if memory.led_by is not led_by:  # the same tensor at all steps to one frame
-            if bool((led_by == UNKNOWN).any()):
-                raise WorkshopError("guidance: this model always knows the action; leave it at 1")
-            memory.mean = self.mean(memory.video, pressed) if self.config.with_mean else None
-            memory.led_by = led_by
-        if memory.mean is not None and level >= self.schedule.top:
-            return memory.mean
-        return self(x, level.expand(len(x)), memory.video, pressed, memory.mean)
+        if memory.led_by is not led_by and bool((led_by == UNKNOWN).any()):
+            raise WorkshopError("guidance: this model always knows the action; leave it at 1")
+        mean = memory.mean_after(led_by, self.mean) if self.config.with_mean else None
+        if mean is not None and level >= self.schedule.top:
+            return mean
+        return self(x, level.expand(len(x)), memory.video, memory.then(led_by), mean)
 
     def predict(self, frames: Tensor, actions: Tensor, seed: int = 0) -> Tensor:
         """An open-loop rollout: models/denoising.py."""

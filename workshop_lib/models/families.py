@@ -70,7 +70,7 @@ def _value(hint: Any, value: Any) -> Any:
         for choice in (get_args(hint) or (hint,))
         if is_dataclass(choice)
     }
-    if choices:
+    if choices and not (value is None and type(None) in get_args(hint)):
         kind = value.get("kind", "") if len(choices) > 1 else next(iter(choices))
         if kind not in choices:
             raise WorkshopError(f"kind {kind!r}: choose one of {', '.join(choices)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_unet import DiffusionUNet
 from workshop_lib.models.files import load_model
 from workshop_lib.models.next_frame import NextFrame
@@ -13,7 +14,7 @@ from workshop_lib.pretrained.finding import find_file
 
 def start_from(model: nn.Module, name: str) -> None:
     """Gives a model the weights of a trained one, or, if that is a next-frame predictor, gives them
-    to the predictor inside a diffusion U-Net.
+    to the predictor inside a diffusion model.
 
     name: a file, or the name of a trained model; of the same shape, while what only concerns
         training or play (noise, unroll, steps) may differ. A count of training steps comes along:
@@ -22,10 +23,11 @@ def start_from(model: nn.Module, name: str) -> None:
     Raises WorkshopError for a model of another kind or shape.
     """
     found, part = load_model(find_file(name)), model
-    if isinstance(model, DiffusionUNet) and isinstance(found, NextFrame):
-        if not model.config.with_mean:
-            raise WorkshopError(f"--start_from {name}: model.with_mean is off, so none is inside")
-        part = model.mean
+    if isinstance(model, Diffusion | DiffusionUNet) and isinstance(found, NextFrame):
+        inside = model.mean
+        if inside is None or (isinstance(model, DiffusionUNet) and not model.config.with_mean):
+            raise WorkshopError(f"--start_from {name}: model.mean is off, so none is inside")
+        part = inside
     if type(found) is not type(part):
         raise WorkshopError(
             f"--start_from {name}: holds a {type(found).__name__}, to be trained is a "
