@@ -89,21 +89,31 @@ class TimeAttention(Attention):
         mask: Tensor | None = None,
         causal: bool = False,
         extends: Sequence[Extend] = (no_past,),
+        silent: int = 0,
     ) -> Tensor:
-        """x (B, T, N, D) -> the same shape.
+        """x (B, T, N, D) -> (B, T - silent, N, D).
 
         rotary: factors (T, 1, 1, 1, d). mask: bool (T, frames to look at). extends: adds the past;
         several share the frames out evenly, and each has its turn when the one before is done.
+        silent: the first frames are there for the others to look at; nothing comes out for them.
         """
         # (B, T, N, heads, d) -> (B, N * heads, T, d): every place and head attends on its own.
         qkv = [part.flatten(2, 3).transpose(1, 2) for part in self.project(x, rotary)]
         several = len(extends) > 1
         shares = [part.chunk(len(extends), dim=2) if several else (part,) for part in qkv]
-        out = []
+        mask = mask if mask is None else mask[silent:]
+        out, shape = [], x[:, silent:].shape
         for extend, q, k, v in zip(extends, *shares, strict=True):
             keys, values = extend(k, v)
-            out.append(attend(q, keys, values, mask, causal).to(v.dtype).transpose(1, 2))
-        return self.to_out((torch.cat(out, dim=1) if several else out[0]).reshape(x.shape))
+            q, silent = q[:, :, silent:], max(silent - q.shape[2], 0)
+            if q.shape[2]:
+                out.append(attend(q, keys, values, mask, causal).to(v.dtype).transpose(1, 2))
+        return self.to_out((torch.cat(out, dim=1) if len(out) > 1 else out[0]).reshape(shape))
+
+
+def newest(x: Tensor, like: Tensor) -> Tensor:
+    """The last frames of x (B, T or 1, ...): as many as there are in `like`, or its one."""
+    return x if x.shape[1] <= like.shape[1] else x[:, -like.shape[1] :]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

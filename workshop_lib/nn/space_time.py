@@ -7,16 +7,16 @@ al. 2024, "Genie", section 2.1: attention over N tokens and over T frames instea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workshop_lib.errors import WorkshopError
-from workshop_lib.nn.attention import Attention, Extend, TimeAttention, no_past
+from workshop_lib.nn.attention import Attention, TimeAttention, newest, no_past
 from workshop_lib.nn.cache import TimeCache, causal_mask, draft_mask
 from workshop_lib.nn.feed_forward import FeedForward
 from workshop_lib.nn.rotary import Rotary, frequencies, grid_angles, line_angles, rotary
@@ -92,29 +92,25 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.zeros(9, dim)) if conditioned else None
 
     def forward(
-        self,
-        x: Tensor,
-        shared: Tensor | None,
-        space_rotary: Rotary,
-        time_rotary: Rotary,
-        mask: Tensor | None,
-        causal: bool,
-        extends: Sequence[Extend],
+        self, x: Tensor, shared: Tensor | None, space_rotary: Rotary, time: dict[str, Any]
     ) -> Tensor:
-        """x (B, T, N, D), shared modulation (B or 1, T or 1, N or 1, 9, D) or None -> like x."""
-        layers: tuple[Callable[[Tensor], Tensor], ...] = (
+        """x (B, T, N, D), shared modulation (B or 1, T or 1, N or 1, 9, D) or None -> like x, less
+        the frames that are silent in time attention, whose arguments `time` are."""
+        layers: tuple[Any, ...] = (
             partial(self.space, rotary=space_rotary),
-            partial(self.time, rotary=time_rotary, mask=mask, causal=causal, extends=extends),
+            partial(self.time, **time),
             self.feed_forward,
         )
         if shared is None or self.modulation is None:
             for norm, layer in zip(self.norms, layers, strict=True):
-                x = x + layer(norm(x))
+                added = layer(norm(x))
+                x = newest(x, added) + added
             return x
         parts = (shared + self.modulation).unbind(-2)
         for i, (norm, layer) in enumerate(zip(self.norms, layers, strict=True)):
-            shift, scale, gate = parts[3 * i : 3 * i + 3]
-            x = torch.addcmul(x, gate, layer(torch.addcmul(shift, norm(x), 1 + scale)))
+            shift, scale, gate = (newest(part, x) for part in parts[3 * i : 3 * i + 3])
+            added = layer(torch.addcmul(shift, norm(x), 1 + scale))
+            x = torch.addcmul(newest(x, added), newest(gate, added), added)
         return x
 
 
@@ -225,7 +221,7 @@ class SpaceTimeTransformer(nn.Module):
         drafts: x holds T settled frames and then T drafts, each of the frame after the settled
             one of its number. A draft sees the settled frames before it and itself, exactly what
             it would see in a peek (write=False) at its time: play at all T moments in one pass.
-            With a cache, x holds one of each, and the settled one is kept in any case.
+            With a cache, x holds one of each, and it keeps the settled. Those come out as zeros.
 
         Raises WorkshopError for shapes that do not fit the config, or a cache with gradients on.
         """
@@ -240,23 +236,27 @@ class SpaceTimeTransformer(nn.Module):
         elif frames > 1 and not causal and not drafts:
             mask = causal_mask(frames, past, window, x.device)
         rotary_of = self._draft_rotary if drafts else self._time_rotary
-        time_rotary = rotary_of(start, frames, x.device)
-        space_rotary = Rotary(self.space_cos, self.space_sin)
+        time = {"rotary": rotary_of(start, frames, x.device), "mask": mask, "causal": causal}
+        space_rotary, settled = Rotary(self.space_cos, self.space_sin), frames // 2 * drafts
         shared, last = self._modulation(cond)
         # A draft has its turn after the settled frame: its keys take a place that this still needs.
         caches = [] if cache is None else [cache, cache.ahead(1)] if drafts else [cache]
         for i, block in enumerate(self.blocks):
-            extends = [partial(seen.extend, i, write=write) for seen in caches]
-            x = block(x, shared, space_rotary, time_rotary, mask, causal, extends or [no_past])
+            extends: list[Any] = [partial(seen.extend, i, write=write) for seen in caches]
+            # What the last block would make of settled frames, no draft sees.
+            silent = settled if i == len(self.blocks) - 1 else 0
+            how = {**time, "extends": extends or [no_past], "silent": silent}
+            x = block(x, shared, space_rotary, how)
         if cache is not None and (write or drafts):
             cache.advance(1 if drafts else frames)
         x = self.norm(x)
-        return x if last is None else torch.addcmul(last[0], x, 1 + last[1])
+        if last is not None:
+            x = torch.addcmul(newest(last[0], x), x, 1 + newest(last[1], x))
+        return F.pad(x, (0, 0, 0, 0, settled, 0)) if settled else x
 
     def _time_rotary(self, start: int, frames: int, device: torch.device) -> Rotary:
-        end = start + frames
-        if end <= TABLE:
-            return Rotary(self.time_cos[start:end], self.time_sin[start:end])
+        if start + frames <= TABLE:
+            return Rotary(self.time_cos[start:][:frames], self.time_sin[start:][:frames])
         return Rotary(*(factor.to(device) for factor in self._time_factors(start, frames)))
 
     def _draft_rotary(self, start: int, frames: int, device: torch.device) -> Rotary:
