@@ -268,14 +268,12 @@ class Diffusion(nn.Module):
     def denoise(self, x: Tensor, level: Tensor, led_by: Tensor, memory: Memory) -> Tensor:
         """As in Denoiser: one pass over one frame; with a predictor inside, of pure noise the mean
         is believed, without a pass."""
-        guess = None
-        if self.mean is not None and memory.past is not None:
-            if bool((led_by == UNKNOWN).all()):
-                guess = memory.past.video[:, -1:]
-            else:
-                guess = memory.past.mean_after(led_by, self.mean)[:, None]
-                if level >= self.schedule.top:
-                    return guess[:, 0]
+        guess, past = None, memory.past
+        if self.mean is not None and past is not None:
+            told = not bool((led_by == UNKNOWN).all())
+            guess = past.mean_after(led_by, self.mean)[:, None] if told else past.video[:, -1:]
+            if told and level >= self.schedule.top:
+                return guess[:, 0]
         levels, before = level.expand(len(x), 1), memory.last[:, None]
         how = {"cache": memory.cache, "write": False}
         return self(x[:, None], levels, led_by[:, None], before, guess, **how)[:, 0]
