@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from tests.conftest import SAMPLE
 from tests.evaluation.worlds import ScrollWorld
 from workshop_lib.data.actions import RIGHT, RIGHT_JUMP
-from workshop_lib.evaluation.drift import long_play, measure_drift
+from workshop_lib.evaluation.drift import living, long_play, measure_drift
+from workshop_lib.evaluation.heldout import heldout_episodes
+from workshop_lib.evaluation.player import middle, player_of
 from workshop_lib.worlds.copy_world import CopyWorld
 
 
@@ -83,6 +86,61 @@ def test_a_boiling_dream_dies(prompt):
 def test_broken_numbers_are_seen_as_a_flat_picture(prompt):
     report, _ = drift(Changing(lambda frames: frames * float("nan")), prompt, steps=3)
     assert report.alive == 0 and len(report.contrast) == 3
+
+
+def mist(frames):
+    """Patches of color, and a fine texture all over them."""
+    patches = torch.nn.functional.avg_pool2d(frames.movedim(-1, 1), 8)
+    smooth = torch.nn.functional.interpolate(patches, size=64, mode="bilinear").movedim(1, -1)
+    texture = 24 * (torch.rand(64, 64, 1, generator=torch.Generator().manual_seed(0)) - 0.5)
+    return smooth + texture
+
+
+def test_a_mist_with_texture_is_dead():
+    clip = heldout_episodes(SAMPLE / "hard", "test", 12, 4)
+    report, _ = measure_drift(
+        Changing(mist), clip.frames, clip.actions[:, :3], torch.full((12, 20), RIGHT)
+    )
+    assert report.contrast[0] > 0.5 and report.sharpness[0] > 0.5, "what a mist keeps"
+    assert report.alive == 0 and report.lasted == 0
+
+
+class Losing(CopyWorld):
+    """The game's last picture, of which the player is gone after some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def begin(self, frames, actions):
+        return frames[:, -1], 0
+
+    def step(self, state, action):
+        frame, step = state[0].clone(), state[1] + 1
+        if step > self.steps:
+            middle(frame)[:] = frame[:, 8:20, 26:38]
+        return frame, (state[0], step)
+
+
+def test_a_level_that_lost_its_player_is_dead():
+    real = heldout_episodes(SAMPLE / "easy", "train", 90, 8).frames
+    clip = heldout_episodes(SAMPLE / "easy", "test", 12, 4)
+    dreams = clip.frames, clip.actions[:, :3], torch.full((12, 40), RIGHT)
+    finder = player_of(real)
+    report, _ = measure_drift(Losing(20), *dreams, finder)
+    assert report.alive == 0 and 20 <= report.lasted <= 24
+    assert report.player[3] > 0.9 and report.player[-1] < 0.1
+    assert "player in 0%" in report.line()
+    kept, _ = measure_drift(Losing(99), *dreams, finder)
+    assert kept.alive > 0.9 and kept.lasted == 40
+    blind, _ = measure_drift(Losing(20), *dreams)
+    assert blind.alive == 1 and blind.player is None and "player" not in blind.line()
+
+
+def test_a_dream_lives_while_most_of_eight_pictures_are_whole():
+    whole = torch.tensor([[1.0] * 10 + [0] * 4, [1] * 8 + [0] * 6, [0] * 6 + [1] * 8])
+    assert living(whole)[:, -1].tolist() == [False, False, True]
+    assert living(whole)[0].tolist() == [True] * 13 + [False]
+    assert living(whole)[2].tolist() == [False] * 10 + [True] * 4
 
 
 def test_long_play_holds_right_and_plays():

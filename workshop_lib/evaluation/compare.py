@@ -18,6 +18,7 @@ from workshop_lib.evaluation.drift import DriftReport, long_play, measure_drift
 from workshop_lib.evaluation.heldout import heldout_episodes
 from workshop_lib.evaluation.lpips import Lpips
 from workshop_lib.evaluation.metrics import write_json
+from workshop_lib.evaluation.player import PlayerFinder, player_of
 from workshop_lib.evaluation.rollout import AtHorizonSeen, RolloutReport, measure
 from workshop_lib.evaluation.starts import Starts, load_starts
 from workshop_lib.models.diffusion_math import SamplerName
@@ -71,6 +72,10 @@ class Compared:
             for pair in ("left/right", "jump/nothing"):
                 cells[pair] = f"{100 * told.accuracy[pair].mean:.1f}%"
             cells["gain"] = f"{told.gain.mean:.2f}"
+        if self.drift:
+            alive = [drift.alive for drift in self.drift.values()]
+            steps = next(iter(self.drift.values())).steps
+            cells[f"alive after {steps}"] = f"{100 * sum(alive) / len(alive):.0f}%"
         for name, drift in self.drift.items():
             if name != "mixed keys":
                 cells[f"fresh, {name}"] = f"{100 * drift.fresh:.0f}%"
@@ -146,12 +151,15 @@ def evaluate(
     options = share_options(files, given)
     perceived = None if lpips is None else Lpips(lpips, choose_device(device))
     clip = heldout_episodes(data, "test", clips, prompt + horizon, seed)
+    finder = player_of(clip.frames, seed) if long else None
     moments = None if starts_file is None else load_starts(starts_file)[:starts]
     compared, dreams = [], {}
     for name, how in zip([*files, COPY], [*options, {}], strict=True):
         world: World = CopyWorld() if name == COPY else open_world(name, device=device, **how)
         label = name if name == COPY else _label(Path(name))
-        one, dreams[label] = compare_one(label, world, clip, moments, prompt, long, seed, perceived)
+        one, dreams[label] = compare_one(
+            label, world, clip, moments, prompt, long, seed, perceived, finder
+        )
         compared.append(one)
     comparison = Comparison(tuple(compared))
     print(comparison.table())
@@ -175,15 +183,19 @@ def compare_one(
     long: int = 200,
     seed: int = 0,
     lpips: Lpips | None = None,
+    finder: PlayerFinder | None = None,
 ) -> tuple[Compared, Tensor]:
-    """One world's figures, and its dreams of the clips, uint8 (B, T - prompt, H, W, C)."""
+    """One world's figures, and its dreams of the clips, uint8 (B, T - prompt, H, W, C).
+
+    finder: of the player in long dreams (`player.player_of`); without one only the level counts.
+    """
     rollout, dreamed = measure(world, clip, prompt, seed, lpips)
     control = None if moments is None else measure_control(world, moments)[0]
     few, drift = clip[:DREAMS], {}
     if long:
         for what, pressed in long_play(len(few), long, seed).items():
             past = few.frames[:, :prompt], few.actions[:, : prompt - 1]
-            drift[what], _ = measure_drift(world, *past, pressed)
+            drift[what], _ = measure_drift(world, *past, pressed, finder)
     return Compared(name, rollout, control, drift, *_speed(world, clip[:1], prompt)), dreamed
 
 

@@ -1,4 +1,4 @@
-"""Long rollouts: whether a dream lives on after hundreds of frames, or fades, freezes or boils."""
+"""Long rollouts: whether a dream lives on for hundreds of frames, or fades, freezes or boils."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from workshop_lib.data.actions import RIGHT, RIGHT_JUMP
 from workshop_lib.data.policies import make_policy
-from workshop_lib.evaluation.metrics import contrast, sharpness
+from workshop_lib.evaluation.metrics import contrast, edges, sharpness
+from workshop_lib.evaluation.player import PlayerFinder
 from workshop_lib.evaluation.shift import scroll
 from workshop_lib.worlds.world import World
 
 STILL = 0.5  # levels of 255: a picture that changes by less, on average, stands still
-# A picture with less of the prompt's contrast or sharpness shows nothing, a much sharper one noise.
-LEAST, MOST = 0.25, 4.0
+# Of the prompt: weaker edges are a mist's, much more sharpness is noise. After 40 frames of real
+# play 99 of 100 pictures still have half of their edges, on easy levels and on hard ones.
+EDGES, MOST = 0.5, 4.0
 SEGMENTS = 10
 STRETCH = 8  # steps, in which a player running right comes 5 to 12 pixels further
 CAME_IN = 4  # pixels, the least that counts as going on
@@ -28,11 +30,15 @@ FRESH = 0.5  # of the real sharpness
 class DriftReport:
     """What became of B dreams of `steps` frames. All lists have one entry per tenth of the time.
 
-    contrast, sharpness: of the dreamed pictures over those of the prompts; 1 is as at first. A
-        fading dream loses both, a boiling one gains sharpness.
+    contrast, sharpness, edges: of the dreamed pictures over those of the prompts; 1 is as at
+        first. A fading dream loses all three, a boiling one gains sharpness, and a mist with
+        texture keeps the first two but not the edges.
+    player: share of pictures with the player in the middle; None where nobody looked.
     still: share of steps at which the picture did not move (less than half a level of 255).
-    alive: share of dreams whose last picture still looks like one: a quarter of the prompt's
-        contrast and sharpness or more, and at most four times its sharpness.
+    alive: share of dreams that end in a level with its player: over the last 8 frames, most have
+        half of the prompt's edges or more, at most four times its sharpness, and the player.
+    lasted: steps after which the median dream never was alive again. (One that passes through
+        the open sky has few edges for a while.)
     fresh: share of stretches of 8 steps in which 4 pixels of level or more came in from the right,
         and the quarter of the picture where it came in was half as sharp as the prompts' or more
         (and at most four times): the dream went on inventing level.
@@ -42,62 +48,90 @@ class DriftReport:
     dreams: int
     contrast: list[float]
     sharpness: list[float]
+    edges: list[float]
+    player: list[float] | None
     still: list[float]
     alive: float
+    lasted: int
     fresh: float
 
     def line(self) -> str:
+        player = "" if self.player is None else f", player in {100 * self.player[-1]:.0f}%"
         return (
-            f"{self.steps} steps, {self.dreams} dreams: {100 * self.alive:.0f}% alive; at the end "
-            f"contrast {100 * self.contrast[-1]:.0f}%, sharpness {100 * self.sharpness[-1]:.0f}% "
-            f"of the prompt's; still {100 * float(np.mean(self.still)):.0f}% of the time; "
+            f"{self.steps} steps, {self.dreams} dreams: {100 * self.alive:.0f}% alive at the end, "
+            f"half of them for {self.lasted} steps; in the last tenth "
+            f"contrast {100 * self.contrast[-1]:.0f}%, sharpness {100 * self.sharpness[-1]:.0f}%, "
+            f"edges {100 * self.edges[-1]:.0f}% of the prompt's{player}; "
+            f"still {100 * float(np.mean(self.still)):.0f}% of the time; "
             f"fresh level in {100 * self.fresh:.0f}% of the stretches"
         )
 
 
 @torch.inference_mode()
 def measure_drift(
-    world: World, frames: Tensor, actions: Tensor, pressed: Tensor
+    world: World,
+    frames: Tensor,
+    actions: Tensor,
+    pressed: Tensor,
+    finder: PlayerFinder | None = None,
 ) -> tuple[DriftReport, Tensor]:
     """Dreams on and on, and watches the pictures.
 
     frames: uint8 (B, T, H, W, C) and actions: int64 (B, T - 1), the prompt. pressed: int64 (B, K).
+    finder: sees the player (`player.player_of`); without one, only the level counts.
 
     Returns the report, and the first dream whole: uint8 (K, H, W, C).
     """
+    measures = {"contrast": contrast, "sharpness": sharpness, "edges": edges}
+    at_first = {name: measure(frames).mean(dim=1) for name, measure in measures.items()}
     state = world.begin(frames, actions)
     before, first, marks = frames[:, -1], [], [frames[:, -1]]
-    seen: dict[str, list[Tensor]] = {"contrast": [], "sharpness": [], "still": []}
+    seen: dict[str, list[Tensor]] = {name: [] for name in (*measures, "still", "player", "whole")}
     for action in pressed.unbind(dim=1):
         picture, state = world.step(state, action)
         picture = picture.cpu()
-        seen["contrast"].append(contrast(picture))
-        seen["sharpness"].append(sharpness(picture))
+        for name, measure in measures.items():
+            seen[name].append(measure(picture))
         moved = (picture.float() - before.float()).abs().mean(dim=(1, 2, 3))
         seen["still"].append((moved < STILL).float())
+        there = torch.ones(len(picture)) if finder is None else finder.sees(picture).float()
+        level = seen["edges"][-1] >= EDGES * at_first["edges"]
+        quiet = seen["sharpness"][-1] <= MOST * at_first["sharpness"]
+        seen["player"].append(there)
+        seen["whole"].append(there * level * quiet)
         first.append(picture[0])
         before = picture
         if len(first) % STRETCH == 0:
             marks.append(picture)
-    at_first = {"contrast": contrast(frames).mean(), "sharpness": sharpness(frames).mean()}
     tenths = {
         name: [
-            float(part.mean() / at_first.get(name, 1.0))
-            for part in torch.stack(values).tensor_split(min(SEGMENTS, len(values)))
+            float(part.mean() / (at_first[name].mean() if name in at_first else 1))
+            for part in torch.stack(seen[name]).tensor_split(min(SEGMENTS, len(first)))
         ]
-        for name, values in seen.items()
+        for name in (*measures, "player", "still")
     }
-    left = contrast(before) / contrast(frames).mean(dim=1)
-    edges = sharpness(before) / sharpness(frames).mean(dim=1)
-    alive = (left >= LEAST) & (edges >= LEAST) & (edges <= MOST)
+    alive = living(torch.stack(seen["whole"], dim=1))
     report = DriftReport(
         pressed.shape[1],
         len(frames),
-        **tenths,
-        alive=float(alive.float().mean()),
+        contrast=tenths["contrast"],
+        sharpness=tenths["sharpness"],
+        edges=tenths["edges"],
+        player=None if finder is None else tenths["player"],
+        still=tenths["still"],
+        alive=float(alive[:, -1].float().mean()),
+        lasted=int((alive * torch.arange(1, len(first) + 1)).amax(dim=1).median()),
         fresh=invented(torch.stack(marks), sharpness(_right(frames)).mean()),
     )
     return report, torch.stack(first)
+
+
+def living(whole: Tensor) -> Tensor:
+    """Whether most of the last 8 pictures were whole: (B, K) of 0 and 1 to bool (B, K)."""
+    total = torch.nn.functional.pad(whole, (1, 0)).cumsum(dim=1)
+    ends = torch.arange(1, whole.shape[1] + 1)
+    begins = (ends - STRETCH).clamp_min(0)
+    return (total[:, ends] - total[:, begins]) * 2 > ends - begins
 
 
 def invented(marks: Tensor, real: Tensor) -> float:

@@ -14,6 +14,7 @@ from workshop_lib.evaluation.drift import DriftReport, long_play, measure_drift
 from workshop_lib.evaluation.heldout import heldout_episodes
 from workshop_lib.evaluation.lpips import Lpips
 from workshop_lib.evaluation.metrics import Score, write_json
+from workshop_lib.evaluation.player import PlayerFinder, player_of
 from workshop_lib.evaluation.rollout import (
     SHOWN,
     AtHorizon,
@@ -93,7 +94,8 @@ def evaluate(
     check_keys(world)
     clip = heldout_episodes(data, split, clips, prompt + horizon, seed)
     rollout, dreamed = measure(world, clip, prompt, seed, perceived)
-    drift, films = _long_dreams(world, clip[:DREAMS], prompt, long, seed)
+    finder = player_of(clip.frames, seed) if long else None
+    drift, films = _long_dreams(world, clip[:DREAMS], prompt, long, seed, finder)
     report = WorldReport(Path(model).name, rollout, drift)
     print(report.table())
     if out is not None:
@@ -103,7 +105,7 @@ def evaluate(
 
 
 def _long_dreams(
-    world: World, clip: Clip, prompt: int, steps: int, seed: int
+    world: World, clip: Clip, prompt: int, steps: int, seed: int, finder: PlayerFinder | None
 ) -> tuple[dict[str, DriftReport], dict[str, Tensor]]:
     """What became of long dreams, and one of each kind as uint8 (steps, H, W, C)."""
     reports: dict[str, DriftReport] = {}
@@ -112,7 +114,7 @@ def _long_dreams(
         for name, pressed in long_play(len(clip), steps, seed).items():
             past = clip.actions[:, : prompt - 1]
             reports[name], films[name] = measure_drift(
-                world, clip.frames[:, :prompt], past, pressed
+                world, clip.frames[:, :prompt], past, pressed, finder
             )
     return reports, films
 

@@ -198,13 +198,19 @@ def _of_a_rollout(report: dict[str, Any]) -> str:
         for at in report["rollout"]["at"]
     ]
     long = [
-        f"Long dreams, {name}, {drift['steps']} frames: {100 * drift['alive']:.0f}% alive, in the "
-        f"end {100 * drift['contrast']:.0f}% of the contrast and {100 * drift['sharpness']:.0f}% "
-        f"of the sharpness, still {100 * drift['still']:.0f}% of the time.\n"
+        {
+            "long dreams": f"{name}, {drift['steps']} frames",
+            "alive in the end": f"{100 * drift['alive']:.0f}%",
+            "half of them for": f"{drift['lasted']} frames",
+            **{
+                name: "" if drift[name] is None else f"{100 * drift[name]:.0f}%"
+                for name in ("player", "edges", "contrast", "sharpness", "still", "fresh")
+            },
+        }
         for name, drift in report["drift"].items()
     ]
     head = f"Open loop, {report['rollout']['clips']} held-out clips:"
-    return "\n".join([f"{head}\n\n{_table(rows)}", *long])
+    return "\n".join([f"{head}\n\n{_table(rows)}", *([_table(long)] if long else [])])
 
 
 def _of_control(report: dict[str, Any]) -> str:
