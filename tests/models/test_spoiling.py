@@ -19,6 +19,21 @@ def test_a_rectangle_of_another_clip_and_other_colors(clip):
     assert whole.sum() > 16 and part.sum() > 6 and (changed == 0).sum() > 6
 
 
+def test_the_player_fades_by_a_half_or_wholly():
+    """A bright player in the middle of a dark level: how much brighter than the level is it yet?"""
+    torch.manual_seed(0)
+    past = torch.full((200, 2, 3, 64, 64), -0.2)
+    past[..., 28:36, 29:35] = 0.4
+
+    def brighter(spoiled):
+        of_all = spoiled.flatten(2)
+        return (spoiled[..., 28:36, 29:35].mean(dim=(2, 3, 4)) - of_all.median(dim=2).values)[:, 0]
+
+    lost = brighter(spoil(past, 1.0))
+    assert (lost < 0.4).float().mean() > 0.97 and lost.std() > 0
+    assert 0.35 < (brighter(spoil(past, 0.4)) > 0.39).float().mean() < 0.75, "the others keep it"
+
+
 def test_without_it_the_past_is_left_alone_and_so_is_chance(clip):
     torch.manual_seed(3)
     assert torch.equal(spoil(clip.video, 0.0), clip.video)
