@@ -6,7 +6,7 @@ import torch
 from tests.conftest import SAMPLE
 from tests.evaluation.worlds import ScrollWorld
 from workshop_lib.data.actions import RIGHT, RIGHT_JUMP
-from workshop_lib.evaluation.drift import living, long_play, measure_drift
+from workshop_lib.evaluation.drift import in_palette, living, long_play, measure_drift, palette
 from workshop_lib.evaluation.heldout import heldout_episodes
 from workshop_lib.evaluation.player import middle, player_of
 from workshop_lib.worlds.copy_world import CopyWorld
@@ -103,6 +103,30 @@ def test_a_mist_with_texture_is_dead():
     )
     assert report.contrast[0] > 0.5 and report.sharpness[0] > 0.5, "what a mist keeps"
     assert report.alive == 0 and report.lasted == 0
+
+
+def fever(frames):
+    """As sharp as ever, in colors that were never there: red and green change places, and turn."""
+    red, green, blue = frames.unbind(dim=-1)
+    return torch.stack([255 - green, red, 255 - blue], dim=-1)
+
+
+def test_a_dream_in_other_colors_is_dead():
+    clip = heldout_episodes(SAMPLE / "easy", "test", 12, 4)
+    dreams = clip.frames, clip.actions[:, :3], torch.full((12, 21), RIGHT)
+    report, _ = measure_drift(Changing(fever), *dreams)
+    assert report.edges[-1] > 0.9 and report.sharpness[-1] < 1.1, "the colors alone are wrong"
+    assert report.colors[0] < 0.75 and report.alive == 0
+    assert measure_drift(CopyWorld(), *dreams)[0].colors == [1.0] * 10
+
+
+def test_a_palette_holds_what_is_near():
+    frames = torch.full((2, 1, 4, 4, 3), 100, dtype=torch.uint8)
+    frames[1] = 200
+    near, far = torch.full((2, 4, 4, 3), 112), torch.full((2, 4, 4, 3), 130)
+    assert in_palette(near, palette(frames)).tolist() == [1, 0]
+    assert in_palette(far, palette(frames)).tolist() == [0, 0]
+    assert in_palette(frames[:, 0].flip(0), palette(frames)).tolist() == [0, 0]
 
 
 class Losing(CopyWorld):

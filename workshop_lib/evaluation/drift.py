@@ -17,9 +17,13 @@ from workshop_lib.evaluation.shift import scroll
 from workshop_lib.worlds.world import World
 
 STILL = 0.5  # levels of 255: a picture that changes by less, on average, stands still
-# Of the prompt: weaker edges are a mist's, much more sharpness is noise. After 40 frames of real
-# play 99 of 100 pictures still have half of their edges, on easy levels and on hard ones.
-EDGES, MOST = 0.5, 4.0
+# Of the prompt: weaker edges are a mist's, other colors a fever's, much more sharpness is noise.
+# After 40 frames of real play 99 of 100 pictures keep to these, on easy levels and on hard ones.
+EDGES, COLORS, MOST = 0.5, 0.75, 4.0
+BINS, NEAR = (
+    32,
+    5,
+)  # of each primary color; as near as two bins, 16 levels of 255, is the same color
 SEGMENTS = 10
 STRETCH = 8  # steps, in which a player running right comes 5 to 12 pixels further
 CAME_IN = 4  # pixels, the least that counts as going on
@@ -33,10 +37,12 @@ class DriftReport:
     contrast, sharpness, edges: of the dreamed pictures over those of the prompts; 1 is as at
         first. A fading dream loses all three, a boiling one gains sharpness, and a mist with
         texture keeps the first two but not the edges.
+    colors: share of pixels whose color was somewhere in the prompt, but for 16 levels of 255.
     player: share of pictures with the player in the middle; None where nobody looked.
     still: share of steps at which the picture did not move (less than half a level of 255).
     alive: share of dreams that end in a level with its player: over the last 8 frames, most have
-        half of the prompt's edges or more, at most four times its sharpness, and the player.
+        half of the prompt's edges or more, at most four times its sharpness, three quarters of
+        their pixels in its colors, and the player.
     lasted: steps after which the median dream never was alive again. (One that passes through
         the open sky has few edges for a while.)
     fresh: share of stretches of 8 steps in which 4 pixels of level or more came in from the right,
@@ -49,6 +55,7 @@ class DriftReport:
     contrast: list[float]
     sharpness: list[float]
     edges: list[float]
+    colors: list[float]
     player: list[float] | None
     still: list[float]
     alive: float
@@ -61,7 +68,8 @@ class DriftReport:
             f"{self.steps} steps, {self.dreams} dreams: {100 * self.alive:.0f}% alive at the end, "
             f"half of them for {self.lasted} steps; in the last tenth "
             f"contrast {100 * self.contrast[-1]:.0f}%, sharpness {100 * self.sharpness[-1]:.0f}%, "
-            f"edges {100 * self.edges[-1]:.0f}% of the prompt's{player}; "
+            f"edges {100 * self.edges[-1]:.0f}% of the prompt's, "
+            f"{100 * self.colors[-1]:.0f}% in its colors{player}; "
             f"still {100 * float(np.mean(self.still)):.0f}% of the time; "
             f"fresh level in {100 * self.fresh:.0f}% of the stretches"
         )
@@ -84,9 +92,12 @@ def measure_drift(
     """
     measures = {"contrast": contrast, "sharpness": sharpness, "edges": edges}
     at_first = {name: measure(frames).mean(dim=1) for name, measure in measures.items()}
+    known = palette(frames)
     state = world.begin(frames, actions)
     before, first, marks = frames[:, -1], [], [frames[:, -1]]
-    seen: dict[str, list[Tensor]] = {name: [] for name in (*measures, "still", "player", "whole")}
+    seen: dict[str, list[Tensor]] = {
+        name: [] for name in (*measures, "colors", "still", "player", "whole")
+    }
     for action in pressed.unbind(dim=1):
         picture, state = world.step(state, action)
         picture = picture.cpu()
@@ -97,8 +108,10 @@ def measure_drift(
         there = torch.ones(len(picture)) if finder is None else finder.sees(picture).float()
         level = seen["edges"][-1] >= EDGES * at_first["edges"]
         quiet = seen["sharpness"][-1] <= MOST * at_first["sharpness"]
+        familiar = in_palette(picture, known)
+        seen["colors"].append(familiar)
         seen["player"].append(there)
-        seen["whole"].append(there * level * quiet)
+        seen["whole"].append(there * level * quiet * (familiar >= COLORS))
         first.append(picture[0])
         before = picture
         if len(first) % STRETCH == 0:
@@ -108,7 +121,7 @@ def measure_drift(
             float(part.mean() / (at_first[name].mean() if name in at_first else 1))
             for part in torch.stack(seen[name]).tensor_split(min(SEGMENTS, len(first)))
         ]
-        for name in (*measures, "player", "still")
+        for name in (*measures, "colors", "player", "still")
     }
     alive = living(torch.stack(seen["whole"], dim=1))
     report = DriftReport(
@@ -117,6 +130,7 @@ def measure_drift(
         contrast=tenths["contrast"],
         sharpness=tenths["sharpness"],
         edges=tenths["edges"],
+        colors=tenths["colors"],
         player=None if finder is None else tenths["player"],
         still=tenths["still"],
         alive=float(alive[:, -1].float().mean()),
@@ -124,6 +138,25 @@ def measure_drift(
         fresh=invented(torch.stack(marks), sharpness(_right(frames)).mean()),
     )
     return report, torch.stack(first)
+
+
+def palette(frames: Tensor) -> Tensor:
+    """Which colors, in 32 bins of each primary, are in some picture of a clip or near to one that
+    is: uint8 (B, T, H, W, 3) to float (B, 32^3), 1 or 0."""
+    seen = torch.zeros(len(frames), BINS**3, device=frames.device)
+    seen.scatter_(1, _bins(frames).flatten(1), 1.0)
+    cube = seen.view(-1, 1, BINS, BINS, BINS)
+    return torch.nn.functional.max_pool3d(cube, NEAR, stride=1, padding=NEAR // 2).flatten(1)
+
+
+def in_palette(pictures: Tensor, colors: Tensor) -> Tensor:
+    """Share of the pixels of uint8 (B, H, W, 3) whose color is in the palette: (B,)."""
+    return colors.gather(1, _bins(pictures).flatten(1)).mean(dim=1)
+
+
+def _bins(frames: Tensor) -> Tensor:
+    red, green, blue = (frames.long() * BINS // 256).unbind(dim=-1)
+    return (red * BINS + green) * BINS + blue
 
 
 def living(whole: Tensor) -> Tensor:

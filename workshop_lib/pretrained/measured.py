@@ -74,6 +74,7 @@ def _at_the_end(drift: dict[str, Any]) -> dict[str, Any]:
         "contrast": drift["contrast"][-1],
         "sharpness": drift["sharpness"][-1],
         "edges": drift["edges"][-1],
+        "colors": drift["colors"][-1],
         "player": None if drift["player"] is None else drift["player"][-1],
         "still": sum(still) / len(still),
         "fresh": drift["fresh"],
