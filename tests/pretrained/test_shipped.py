@@ -11,6 +11,7 @@ import torch
 
 from tests.conftest import REPOSITORY, SAMPLE
 from workshop_lib.errors import WorkshopError
+from workshop_lib.evaluation.heldout import heldout_episodes
 from workshop_lib.evaluation.tokenizer import evaluate
 from workshop_lib.models.files import read_metadata
 from workshop_lib.pretrained import find_file, load_pretrained
@@ -40,7 +41,9 @@ def test_files_are_as_registered_and_open(entry, capsys):
     model = load_pretrained(entry.name)
     assert sum(p.numel() for p in model.parameters()) == entry.parameters
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert read_metadata(find_file(entry.name))["family"] == entry.family
+    metadata = read_metadata(find_file(entry.name))
+    assert metadata["family"] == entry.family
+    assert not Path(metadata["run"]).is_absolute(), "the way to a run on somebody's machine"
 
 
 @each_entry
@@ -133,3 +136,25 @@ def test_loading_imports_no_pickle_and_listing_no_torch():
     for path in (REPOSITORY / "workshop_lib" / "pretrained").glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "pickle" not in text and "torch.load" not in text, path.name
+
+
+def _steered_by_keys(entry):
+    return entry.family in ("next_frame", "dynamics", "diffusion", "diffusion_unet") and (
+        "lam-tiny" not in entry.needs
+    )
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in ENTRIES if _steered_by_keys(e)], ids=lambda entry: entry.name
+)
+def test_keys_that_no_recording_has_do_what_is_next_to_them(entry):
+    """DOWN, and letters: they were never trained, and a player may press them."""
+    world = open_world(entry.name, device="cpu")
+    clip = heldout_episodes(SAMPLE / entry.look, "test", 2, 8)
+
+    def pressed(key):
+        state = world.begin(clip.frames, clip.actions[:, :7])
+        return world.step(state, torch.full((2,), key))[0]
+
+    for unseen, same in ((0, 1), (3, 4), (6, 7), (9, 4), (14, 4)):
+        assert torch.equal(pressed(unseen), pressed(same)), (unseen, same)

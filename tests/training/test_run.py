@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from tests.conftest import SAMPLE
-from workshop_lib.models.files import load_model
+from workshop_lib.models.files import load_model, read_metadata
 
 QUICK = [
     "--model.dim=16", "--model.depth=1", "--model.latent_dim=16", "--data.batch_size=8",
@@ -71,6 +72,10 @@ def test_the_exported_model_is_the_averaged_one(trained):
     )
     again = workshop(folder, "export", run, "--out", "again.safetensors", "--dtype", "float16")
     assert again.returncode == 0, again.stderr
+    # `run` was a whole path: nobody else has that folder.
+    for file in (run / "model.safetensors", folder / "again.safetensors"):
+        assert not Path(read_metadata(file)["run"]).is_absolute()
+        assert read_metadata(file)["run"].endswith("tokenizer-tiny/version_0")
     half = load_model(folder / "again.safetensors")
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 2, 64, 64, 3), "uint8"))
     difference = (half.decode(half.encode(frames)).int() - model.reconstruct(frames).int()).abs()

@@ -43,6 +43,12 @@ def save_model(
     partial.replace(path)
 
 
+def run_note(folder: Path) -> str:
+    """How a file names the run that it comes from: the folder as it was given, or, where that is
+    a whole path of this machine, which nobody else has, its last two parts."""
+    return str(Path(*folder.parts[-2:]) if folder.is_absolute() else folder)
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
     """What stands beside the weights: family, config (as JSON), library_version, and the notes.
 

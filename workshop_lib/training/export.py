@@ -11,8 +11,9 @@ import yaml
 from workshop_lib.data.encoded import KEY, tokenizer_note
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import config_from_dict, model_classes
-from workshop_lib.models.files import read_metadata, save_model
+from workshop_lib.models.files import read_metadata, run_note, save_model
 from workshop_lib.models.latent_driven import KEY as LAM_KEY
+from workshop_lib.models.unseen_keys import seen_actions, settle_unseen
 
 
 def export(
@@ -42,8 +43,9 @@ def export(
     driven = any(key.startswith("model.dynamics.") for key in state)
     prefix = "model.dynamics." if driven else "model."
     model.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+    settle_unseen(model, seen_actions(config["data"]["path"]))
     target = Path(out) if out else folder / "model.safetensors"
-    notes = {"run": str(folder), **_notes(folder, config)}
+    notes = {"run": run_note(folder), **_notes(folder, config)}
     save_model(model, config["family"], target, notes, dtype)
     print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")
     return target

@@ -16,8 +16,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from workshop_lib.data.datamodule import ClipDataModule, parts_of_batch
 from workshop_lib.data.encoded import tokenizer_note
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.files import save_model
+from workshop_lib.models.files import run_note, save_model
 from workshop_lib.models.latent_driven import LatentDriven
+from workshop_lib.models.unseen_keys import seen_actions, settle_unseen
 from workshop_lib.training import cluster
 from workshop_lib.training.callbacks import (
     AveragedWeights,
@@ -241,11 +242,12 @@ class RecipeCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         folder = Path(self.folder or ".")
-        notes = {"run": str(folder), **tokenizer_note(self.datamodule.path)}
+        notes = {"run": run_note(folder), **tokenizer_note(self.datamodule.path)}
         if isinstance(model, LatentDriven):
             if model.joint:
                 save_model(model.lam, "latent_action", folder / model.lam_file, dict(notes))
             notes |= model.note()
             model = model.dynamics
+        settle_unseen(model, seen_actions(self.datamodule.path))
         save_model(model, self.family, folder / EXPORT, notes)
         print(f"{folder}: trained {self.trainer.global_step} steps; the model is {folder / EXPORT}")
