@@ -50,6 +50,14 @@ def test_all_seen_or_nothing_like_it_changes_nothing():
     assert all(torch.equal(p, before[name]) for name, p in tables(model).items())
 
 
+def test_latent_codes_are_no_keys():
+    """Even if there are as many of them."""
+    model, _ = from_recipe("dynamics/tiny", drive="latent")
+    before = model.actions.weight.clone()
+    settle_unseen(model, CONTROL)
+    assert torch.equal(model.actions.weight, before)
+
+
 def test_seen_actions_are_the_training_sets(tmp_path):
     counts = json.loads((SAMPLE / "easy" / "manifest.json").read_text())
     counts = counts["splits"]["train"]["action_histogram"]

@@ -32,7 +32,11 @@ def seen_actions(data: str | Path) -> list[int]:
 @torch.no_grad()
 def settle_unseen(model: nn.Module, seen: Iterable[int]) -> None:
     """Each of the 15 actions that is not among the seen ones becomes the seen one that does the
-    same, or nearly so: its row in every table of actions is copied. In place."""
+    same, or nearly so: its row in every table of actions is copied. In place.
+
+    A model that is led by latent codes is left as it is: those are no keys."""
+    if getattr(model.config, "drive", "actions") == "latent":
+        return
     known = set(seen)
     for name, table in model.named_modules():
         rows = table.num_embeddings if isinstance(table, nn.Embedding) else 0
