@@ -59,3 +59,4 @@ def test_equal_seeds_give_equal_finders_and_leave_the_random_state_alone(real):
 def test_pictures_of_something_else_have_no_player():
     noise = torch.randint(0, 256, (8, 4, 64, 64, 3), dtype=torch.uint8)
     assert player_of(noise) is None
+    assert player_of(noise[:, :, :16, :16]) is None, "no room for a window beside the middle"

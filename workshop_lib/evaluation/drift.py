@@ -20,10 +20,8 @@ STILL = 0.5  # levels of 255: a picture that changes by less, on average, stands
 # Of the prompt: weaker edges are a mist's, other colors a fever's, much more sharpness is noise.
 # After 40 frames of real play 99 of 100 pictures keep to these, on easy levels and on hard ones.
 EDGES, COLORS, MOST = 0.5, 0.75, 4.0
-BINS, NEAR = (
-    32,
-    5,
-)  # of each primary color; as near as two bins, 16 levels of 255, is the same color
+BINS = 32  # of each primary color
+NEAR = 5  # bins; two on each side, 16 levels of 255, are the same color
 SEGMENTS = 10
 STRETCH = 8  # steps, in which a player running right comes 5 to 12 pixels further
 CAME_IN = 4  # pixels, the least that counts as going on

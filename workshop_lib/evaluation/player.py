@@ -90,10 +90,10 @@ def player_of(real: Tensor, seed: int = 0) -> PlayerFinder | None:
 
     real: uint8 (B, T, H, W, C), clips of real play. None if it does not see the player in nine of
     ten of the others' pictures, or sees one where none is in one of ten: pictures of something
-    else, or too few of them.
+    else, too few of them, or smaller than 48 pixels.
     """
     shown, others = (half.flatten(0, 1).cpu() for half in real.tensor_split(2))
-    if not len(shown):
+    if not len(shown) or min(real.shape[2:4]) < 4 * SIDE:
         return None
     finder = learn_to_find(shown, seed)
     with torch.inference_mode():
