@@ -13,7 +13,7 @@ from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import config_from_dict, model_classes
 from workshop_lib.models.files import read_metadata, run_note, save_model
 from workshop_lib.models.latent_driven import KEY as LAM_KEY
-from workshop_lib.models.unseen_keys import seen_actions, settle_unseen
+from workshop_lib.training.unseen_keys import seen_actions, settle_unseen
 
 
 def export(

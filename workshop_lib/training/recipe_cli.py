@@ -18,7 +18,6 @@ from workshop_lib.data.encoded import tokenizer_note
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import run_note, save_model
 from workshop_lib.models.latent_driven import LatentDriven
-from workshop_lib.models.unseen_keys import seen_actions, settle_unseen
 from workshop_lib.training import cluster
 from workshop_lib.training.callbacks import (
     AveragedWeights,
@@ -43,6 +42,7 @@ from workshop_lib.training.sharded import ShardedStrategy, check_sharded, whole_
 from workshop_lib.training.speed import Speed
 from workshop_lib.training.starting import start_from
 from workshop_lib.training.stopping import Stopping
+from workshop_lib.training.unseen_keys import seen_actions, settle_unseen
 
 EXPORT = "model.safetensors"
 TRAINER_DEFAULTS = {

@@ -7,8 +7,8 @@ import torch
 
 from tests.conftest import SAMPLE
 from workshop_lib.data.actions import LEFT, NOTHING, RIGHT
-from workshop_lib.models.unseen_keys import seen_actions, settle_unseen
 from workshop_lib.training.live import from_recipe
+from workshop_lib.training.unseen_keys import seen_actions, settle_unseen
 
 CONTROL = [1, 2, 4, 5, 7, 8]  # what policy control presses
 
