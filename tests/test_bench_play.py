@@ -32,7 +32,7 @@ def test_it_tells_what_the_cache_saves(files, capsys):
     )
     assert done == 0
     figures = json.loads((files / "speed.json").read_text())
-    assert figures["without"]["cpu"] > 2 * figures["with the cache"]["cpu"]
+    assert figures["without"]["cpu"] > 1.5 * figures["with the cache"]["cpu"]
     assert figures["decoding alone"]["cpu"] < figures["with the cache"]["cpu"]
     assert figures["options"] == {"steps": 4, "temperature": 0.5, "seed": 0}
     shown = capsys.readouterr().out
