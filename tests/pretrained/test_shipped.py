@@ -138,15 +138,10 @@ def test_loading_imports_no_pickle_and_listing_no_torch():
         assert "pickle" not in text and "torch.load" not in text, path.name
 
 
-def _steered_by_keys(entry):
-    return entry.family in ("next_frame", "dynamics", "diffusion", "diffusion_unet") and (
-        "lam-tiny" not in entry.needs
-    )
+WORLD_ENTRIES = [entry for entry in ENTRIES if entry.family in WORLDS]
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in ENTRIES if _steered_by_keys(e)], ids=lambda entry: entry.name
-)
+@pytest.mark.parametrize("entry", WORLD_ENTRIES, ids=lambda entry: entry.name)
 def test_keys_that_no_recording_has_do_what_is_next_to_them(entry):
     """DOWN, and letters: they were never trained, and a player may press them."""
     world = open_world(entry.name, device="cpu")

@@ -7,7 +7,8 @@ import torch
 
 from tests.conftest import SAMPLE
 from workshop_lib.data.actions import LEFT, NOTHING, RIGHT
-from workshop_lib.training.live import from_recipe
+from workshop_lib.data.clip import Clip
+from workshop_lib.training.live import from_recipe, train_live
 from workshop_lib.training.unseen_keys import seen_actions, settle_unseen
 
 CONTROL = [1, 2, 4, 5, 7, 8]  # what policy control presses
@@ -29,7 +30,7 @@ def tables(model):
 def test_unseen_keys_become_what_does_the_same(recipe, count):
     torch.manual_seed(0)
     model, _ = from_recipe(recipe)
-    before = {name: p.clone() for name, p in tables(model).items()}
+    before = {name: p.clone() for name, p in model.named_parameters()}
     settle_unseen(model, CONTROL)
     after = tables(model)
     assert len(after) == count
@@ -38,8 +39,19 @@ def test_unseen_keys_become_what_does_the_same(recipe, count):
             assert torch.equal(table[unseen], before[name][same]), (name, unseen)
         for key in [*CONTROL, 15]:  # 15 stands for an unknown key
             assert torch.equal(table[key], before[name][key]), (name, key)
-    others = {name for name, _ in model.named_parameters()} - set(after)
-    assert others, "nothing else is touched"
+    for name, p in model.named_parameters():
+        assert name in after or torch.equal(p, before[name]), f"{name} is no table of keys"
+
+
+def test_training_in_a_notebook_settles_what_its_batches_lack():
+    torch.manual_seed(0)
+    frames = torch.randint(0, 256, (2, 6, 64, 64, 3), dtype=torch.uint8)
+    keys = torch.tensor(CONTROL).repeat(2, 1)
+    model, optim = from_recipe("next_frame/tiny", width=8)
+    train_live(model, [Clip(frames, keys, keys < 0)], 2, optim=optim, show=False)
+    for name, table in tables(model).items():
+        assert torch.equal(table[0], table[LEFT]) and torch.equal(table[14], table[NOTHING]), name
+        assert not torch.equal(table[LEFT], table[RIGHT]), name
 
 
 def test_all_seen_or_nothing_like_it_changes_nothing():

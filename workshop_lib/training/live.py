@@ -25,6 +25,7 @@ from workshop_lib.training.callbacks import AveragedWeights, StepProgress
 from workshop_lib.training.module import TrainingModule
 from workshop_lib.training.optim import OptimConfig
 from workshop_lib.training.recipes import recipe_path
+from workshop_lib.training.unseen_keys import settle_unseen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,8 @@ def train_live(
     Interrupting it (the stop button) ends the training; what is learned so far stays.
 
     model: has `loss(clip) -> (loss, logs)`; it trains on the device where it is, and ends with
-        its averaged weights, in evaluation mode.
+        its averaged weights, in evaluation mode. Keys that no batch had do what the key next to
+        them does.
     batches: clips for training; started again from the beginning when they run out.
     steps: how many optimizer steps.
     val_clip: held-out clips, measured 20 times in the run with the averaged weights.
@@ -88,8 +90,10 @@ def train_live(
     if show:
         callbacks.append(StepProgress(shown=("train/loss", "val/loss")))
     trainer = _quiet_trainer(device, steps, val_clip is not None, callbacks)
-    _fit(trainer, module, batches, val_clip)
+    stream = _Stream(batches)
+    _fit(trainer, module, stream, val_clip)
     model.to(device).eval()
+    settle_unseen(model, stream.actions)
     return curves.result()
 
 
@@ -237,7 +241,7 @@ def _quiet_trainer(
 def _fit(
     trainer: lightning.Trainer,
     module: TrainingModule,
-    batches: Iterable[Clip],
+    batches: _Stream,
     val_clip: Clip | None,
 ) -> None:
     """trainer.fit, where the stop button only stops."""
@@ -247,7 +251,7 @@ def _fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice is about long runs
         try:
-            trainer.fit(module, _Stream(batches), held_out)
+            trainer.fit(module, batches, held_out)
         except SystemExit:  # Lightning's answer to an interruption
             print(f"stopped after {trainer.global_step} steps; the model keeps what it learned")
         finally:
@@ -258,16 +262,20 @@ def _fit(
 class _Stream:
     """Clips one after the other. (A list Lightning takes for several loaders, side by side.)
 
+    actions: those that were pressed in the clips so far.
+
     Raises WorkshopError if there are none, over which Lightning would go round for ever.
     """
 
     def __init__(self, clips: Iterable[Clip]) -> None:
         self.clips = clips
+        self.actions: set[int] = set()
 
     def __iter__(self) -> Iterator[Clip]:
         empty = True
         for clip in self.clips:
             empty = False
+            self.actions.update(clip.actions.unique().tolist())
             yield clip
         if empty:
             raise WorkshopError("train_live: there were no batches to train on")

@@ -35,7 +35,7 @@ def settle_unseen(model: nn.Module, seen: Iterable[int]) -> None:
     same, or nearly so: its row in every table of actions is copied. In place.
 
     A model that is led by latent codes is left as it is: those are no keys."""
-    if getattr(model.config, "drive", "actions") == "latent":
+    if getattr(getattr(model, "config", None), "drive", "actions") == "latent":
         return
     known = set(seen)
     for name, table in model.named_modules():
