@@ -239,6 +239,31 @@ def test_evaluation_asks_the_same_every_time_and_training_does_not():
     assert model.loss(clip)[0] == once
 
 
+def test_the_past_can_be_what_the_model_itself_would_draw():
+    """In a share of the clips: the drafts, their masks filled with what it says, here always 5."""
+    model, clip = make(own_past=0.5), random_clip(batch=8)
+    with torch.no_grad():
+        model.output_bias[5] = 99
+    task, led_by = model.train().task(clip.tokens), torch.full((8, 5), -1)
+    own = model._own_past(task.past, task.drafts, led_by)
+    assert torch.equal(own[4:], task.past[4:]) and torch.equal(own[:, 0], task.past[:, 0])
+    masked, drawn = task.masked[:4, :-1], own[:4, 1:]
+    assert (drawn[masked] == 5).all()
+    assert torch.equal(drawn[~masked], clip.tokens[:4, 1:-1][~masked])
+
+
+@pytest.mark.parametrize("key", ["own_past", "spoiled"])
+def test_pasts_are_made_worse_in_training_alone(key):
+    losses = {}
+    for share in (0.0, 1.0):
+        model = make(**{key: share}, **CLEAN)
+        for training in (True, False):
+            torch.manual_seed(1)
+            losses[share, training] = float(model.train(training).loss(random_clip())[0].detach())
+    assert losses[0, False] == losses[1, False]
+    assert losses[0, True] != losses[1, True]
+
+
 def test_gradients_reach_every_parameter():
     for changes in ({}, {"action_input": "prepend"}, {"group": 2}):
         model = make(**changes, masked_past=1.0)
@@ -294,6 +319,8 @@ def test_a_saved_dynamics_is_the_same_one(tmp_path):
         ({"grid": (4, 3), "group": 2}, "must be a multiple of model.group 2"),
         ({"corrupt": 0.5}, "model.corrupt must be 0 to 0.2"),
         ({"masked_past": -0.1}, "model.masked_past must be 0 to 1"),
+        ({"own_past": 1.5}, "model.own_past must be 0 to 1"),
+        ({"spoiled": -1}, "model.spoiled must be 0 to 1"),
         ({"num_actions": 0}, "model.num_actions must be 1 or more"),
         ({"dim": 30}, "dim: 30 is no multiple"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workshop_lib.models.spoiling import spoil
+from workshop_lib.models.spoiling import elsewhere, spoil
 from workshop_lib.training.live import from_recipe
 
 
@@ -17,6 +17,19 @@ def test_a_rectangle_of_another_clip_and_other_colors(clip):
     changed = (spoil(real, 0.5) != real).any(dim=2).float().mean(dim=(1, 2, 3))
     whole, part = changed > 0.5, (changed > 0) & (changed < 0.3)
     assert whole.sum() > 16 and part.sum() > 6 and (changed == 0).sum() > 6
+
+
+def test_tokens_of_another_level_in_a_rectangle():
+    torch.manual_seed(0)
+    tokens = torch.arange(64)[:, None, None, None, None].expand(-1, 3, 1, 8, 8)
+    spoiled = elsewhere(tokens, 0.5)
+    other = (spoiled != tokens)[:, 0, 0]
+    assert 20 < other.any(dim=(1, 2)).sum() < 44
+    for number, changed in enumerate(other):
+        rows, columns = changed.any(dim=1), changed.any(dim=0)
+        assert torch.equal(changed, rows[:, None] & columns) and max(rows.sum(), columns.sum()) <= 4
+        assert set(spoiled[number].unique().tolist()) <= {number, (number - 1) % 64}
+        assert all(torch.equal(frame, spoiled[number, 0]) for frame in spoiled[number])
 
 
 def test_the_player_fades_by_a_half_or_wholly():

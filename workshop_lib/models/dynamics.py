@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.dynamics_config import DynamicsConfig
-from workshop_lib.models.maskgit import MaskedClip, mask_clip, mean_where, unmask
+from workshop_lib.models.maskgit import MaskedClip, draw, mask_clip, mean_where, unmask
+from workshop_lib.models.spoiling import elsewhere
 from workshop_lib.nn.cache import TimeCache
 from workshop_lib.nn.code_table import CodeTable
 from workshop_lib.nn.frame_stack import FrameStack
@@ -147,12 +148,9 @@ class Dynamics(nn.Module):
         tokens = self._tokens(clip)
         led_by = self._led_by(clip, latents)
         past, drafts, masked, whole = self.task(tokens)
-        features = self(
-            torch.cat([past, drafts], dim=1),
-            torch.cat([led_by[:, :-1], led_by[:, 1:]], dim=1),
-            drafts=True,
-        )
-        logits = self.logits(features[:, past.shape[1] :])
+        if self.training and self.config.own_past:
+            past = self._own_past(past, drafts, led_by)
+        logits = self._guess(past, drafts, led_by)
         targets = tokens[:, 1:]
         asked = targets.masked_fill(~masked, IGNORED)
         loss = F.cross_entropy(logits.flatten(0, -2).float(), asked.flatten(), ignore_index=IGNORED)
@@ -165,13 +163,37 @@ class Dynamics(nn.Module):
         }
         return loss, logs
 
+    def _guess(self, past: Tensor, drafts: Tensor, led_by: Tensor) -> Tensor:
+        """Logits (B, T - 1, h, w, K) for the drafts of frames 1 to T - 1 after frames 0 to T - 2;
+        led_by: (B, T)."""
+        features = self(
+            torch.cat([past, drafts], dim=1),
+            torch.cat([led_by[:, :-1], led_by[:, 1:]], dim=1),
+            drafts=True,
+        )
+        return self.logits(features[:, past.shape[1] :])
+
+    @torch.no_grad()
+    def _own_past(self, past: Tensor, drafts: Tensor, led_by: Tensor) -> Tensor:
+        """The past with the drafts in it, their masks filled as the model would do it at once, in
+        the first of the clips: a share of them all. In play it has no other past."""
+        some = slice(max(1, round(self.config.own_past * len(past))))
+        logits = self._guess(past[some], drafts[some], led_by[some])[:, :-1]
+        guess, _ = draw(logits.float(), 1.0, torch.rand_like(logits[..., 0], dtype=torch.float32))
+        draft, own = drafts[some, :-1], past.clone()
+        own[some, 1:] = torch.where(draft == self.mask_id, guess, draft)
+        return own
+
     def task(self, tokens: Tensor) -> MaskedClip:
         """What the model sees of clips int64 (B, T, h, w), and where it is asked: random in
         training; in evaluation always the same, with the past as it was."""
         config, generator = self.config, torch.Generator(tokens.device)
         generator.manual_seed(int(torch.randint(2**31, ())) if self.training else 0)
         spoiled = (config.corrupt, config.masked_past) if self.training else (0.0, 0.0)
-        return mask_clip(tokens, config.num_codes, config.schedule, *spoiled, generator)
+        task = mask_clip(tokens, config.num_codes, config.schedule, *spoiled, generator)
+        if self.training and config.spoiled:
+            return task._replace(past=elsewhere(task.past[:, :, None], config.spoiled)[:, :, 0])
+        return task
 
     def _tokens(self, clip: Clip) -> Tensor:
         if clip.tokens is None:

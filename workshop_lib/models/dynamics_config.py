@@ -30,6 +30,8 @@ class DynamicsConfig:
     schedule: of the share of masked tokens.
     corrupt: up to this share of the past's tokens are random in training, 0 to 0.2.
     masked_past: share of training clips whose past is masked at random, too.
+    spoiled: share of training clips in whose past a rectangle shows another level.
+    own_past: share of training clips whose past is, in part, what the model itself would draw.
     """
 
     grid: tuple[int, int] = (8, 8)
@@ -47,6 +49,8 @@ class DynamicsConfig:
     schedule: Schedule = "cosine"
     corrupt: float = 0.1
     masked_past: float = 0.1
+    spoiled: float = 0.0
+    own_past: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("num_codes", "num_actions", "group"):
@@ -63,8 +67,9 @@ class DynamicsConfig:
             )
         if not 0 <= self.corrupt <= 0.2:
             raise WorkshopError(f"model.corrupt must be 0 to 0.2, got {self.corrupt}")
-        if not 0 <= self.masked_past <= 1:
-            raise WorkshopError(f"model.masked_past must be 0 to 1, got {self.masked_past}")
+        for key in ("masked_past", "spoiled", "own_past"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise WorkshopError(f"model.{key} must be 0 to 1, got {getattr(self, key)}")
         _ = self.transformer  # says what does not fit
 
     @property

@@ -22,6 +22,16 @@ def spoil(past: Tensor, share: float) -> Tensor:
     if not share:
         return past
     count, device = len(past), past.device
+    past = _lose_player(elsewhere(past, share), share)
+    tint = (torch.rand(2, count, 1, past.shape[2], 1, 1, device=device) - 0.5) * 2 / 3
+    gain, light = tint * (torch.rand(count, 1, 1, 1, 1, device=device) < share)
+    return (past * (1 + gain) + light).clamp(-1, 1)
+
+
+def elsewhere(past: Tensor, share: float) -> Tensor:
+    """In that share of the samples (B, k, C, H, W), pixels or tokens, a rectangle, 1/8 to 1/2 of
+    the picture high and wide, shows in all frames another place in the sample before."""
+    count, device = len(past), past.device
     inside = (torch.rand(count, device=device) < share)[:, None, None]
     for length, shape in ((past.shape[-2], (-1, 1)), (past.shape[-1], (1, -1))):
         extent = (torch.rand(count, device=device) * 3 / 8 + 1 / 8) * length
@@ -31,11 +41,7 @@ def spoil(past: Tensor, share: float) -> Tensor:
         inside = inside & covered.view(count, *shape)
     # Another place: what is always in the middle, the player, would stand there as well.
     by = [int(torch.randint(n // 4, 3 * n // 4 + 1, ())) for n in past.shape[-2:]]
-    past = torch.where(inside[:, None, None], past.roll((1, *by), dims=(0, -2, -1)), past)
-    past = _lose_player(past, share)
-    tint = (torch.rand(2, count, 1, past.shape[2], 1, 1, device=device) - 0.5) * 2 / 3
-    gain, light = tint * (torch.rand(count, 1, 1, 1, 1, device=device) < share)
-    return (past * (1 + gain) + light).clamp(-1, 1)
+    return torch.where(inside[:, None, None], past.roll((1, *by), dims=(0, -2, -1)), past)
 
 
 def _lose_player(past: Tensor, share: float) -> Tensor:
