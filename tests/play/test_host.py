@@ -117,6 +117,13 @@ class TestChoices:
             assert frame.shape == (64, 64, 3) and not np.array_equal(frame, prompt.frames[-1])
             assert choices.world(name) is session.world  # opened once
 
+    def test_play_begins_in_the_levels_that_a_world_is_for(self, choices):
+        assert choices.first_prompt("dynamics-base").name.startswith("hard, test episode")
+        easy = choices.first_prompt()
+        assert easy.name.startswith("easy, test episode")
+        for name in ("dynamics-tiny", "a world of my own"):
+            assert choices.first_prompt(name).name == easy.name
+
     @pytest.mark.usefixtures("procgen")
     def test_the_game_is_offered_in_every_look(self, choices):
         for kind in choices.prompts:

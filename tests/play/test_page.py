@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import urllib.request
 
 import numpy as np
@@ -17,7 +20,7 @@ from tests.play.conftest import TINY
 from workshop_lib.data.actions import RIGHT
 from workshop_lib.errors import WorkshopError
 from workshop_lib.play.host import Host
-from workshop_lib.play.page import make_server, serve
+from workshop_lib.play.page import Server, make_server, serve
 from workshop_lib.play.session import PlaySession
 from workshop_lib.worlds.copy_world import CopyWorld
 
@@ -68,6 +71,33 @@ def test_a_port_that_is_taken_is_said(prompt):
         pytest.raises(WorkshopError, match=f"--port {server.server_port}: .*0 takes a free one"),
     ):
         make_server(host, server.server_port)
+
+
+def test_a_page_that_is_closed_while_it_waits_makes_no_noise(prompt, capsys):
+    """Each asks for the page and is gone before it comes; what else goes wrong is still said."""
+    gone, handled = struct.pack("ii", 1, 0), threading.Event()  # close at once, with a reset
+
+    class Heard(Server):
+        def handle_error(self, request, client_address):
+            super().handle_error(request, client_address)
+            handled.set()
+
+    with make_server(Host(PlaySession(CopyWorld(), prompt))) as server:
+        server.__class__ = Heard
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", server.server_port)) as visitor:
+                visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, gone)
+                visitor.sendall(f"GET /{server.secret}/ HTTP/1.1\r\n\r\n".encode())
+            if handled.wait(0.05):
+                break
+        assert handled.is_set() and capsys.readouterr().err == ""
+        server.shutdown()
+        try:
+            raise ValueError("a fault of ours")
+        except ValueError:
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert "a fault of ours" in capsys.readouterr().err
 
 
 def test_a_prompt_that_is_none_is_said():

@@ -41,6 +41,18 @@ def test_controls_turn_the_session(player):
     assert "frame 37" in player.session.prompt.name  # the old one stays
 
 
+def test_a_world_for_hard_levels_begins_in_one(player):
+    hard = play("dynamics-base", data=DATA)
+    begun = hard.session.prompt.name
+    assert begun.startswith("hard, test episode")
+    click(hard, "begin")
+    assert hard.session.prompt.name == begun, "the controls say where it began"
+    for kind in player.choices.prompts:  # wherever one looks, there is something to begin at
+        player.kind.value = kind
+        click(player, "begin")
+        assert player.said.value == "" and player.session.prompt.name.startswith(kind.split()[1])
+
+
 @pytest.mark.usefixtures("procgen")
 def test_from_the_game_to_the_dream_in_one_moment(player):
     prompt = player.session.prompt

@@ -12,6 +12,7 @@ from workshop_lib.models.files import read_metadata
 from workshop_lib.play.prompts import Prompt, level_prompt, recorded_prompt
 from workshop_lib.play.session import PlaySession
 from workshop_lib.pretrained import find_file
+from workshop_lib.pretrained.registry import REGISTRY, read_entries
 from workshop_lib.worlds.game_world import GameWorld
 from workshop_lib.worlds.opening import WORLDS, open_world
 from workshop_lib.worlds.world import World
@@ -19,6 +20,7 @@ from workshop_lib.worlds.world import World
 GAME = "the real game"
 RECORDED, LEVEL, HERE = "recorded: ", "level: ", "this very moment"
 EPISODE, FRAME, LEVEL_NUMBER = 7, 70, 110_003  # held out, with free ground to both sides
+HARD = 5, 55  # the same of the hard levels
 
 
 class Choices:
@@ -85,15 +87,22 @@ class Choices:
         self.add(path.stem, path)
         return path.stem
 
-    def first_prompt(self) -> Prompt:
-        """Where play begins unless something else is asked for.
+    def first_prompt(self, world: str | None = None) -> Prompt:
+        """Where play begins unless something else is asked for: a level of the look that the world
+        of this name was trained for, if that is known and there is one.
 
         Raises WorkshopError if there is nothing to begin at.
         """
         if not self.prompts:
             raise WorkshopError("no split folder in data/sample, and no simulator: no prompt")
-        level = self.prompts[0].startswith(LEVEL)
-        return self.prompt(self.prompts[0], LEVEL_NUMBER if level else EPISODE, FRAME)
+        kind = self.first_kind(world)
+        return self.prompt(kind, *place_in(kind))
+
+    def first_kind(self, world: str | None) -> str:
+        """The one of `prompts` that `first_prompt` takes."""
+        look = look_of(world)
+        kinds = [kind for kind in self.prompts if look and kind.endswith(f": {look}")]
+        return (kinds or self.prompts)[0]
 
     def prompt(self, kind: str, number: int, frame: int = 0) -> Prompt:
         """`kind` is one of `prompts`; number: of the episode or level; frame: of the episode.
@@ -125,6 +134,19 @@ class Choices:
             return GameWorld(config, backend=self.simulator)
         self._open[name] = open_world(path, device=self.device)
         return self._open[name]
+
+
+def place_in(kind: str) -> tuple[int, int]:
+    """A good number of an episode or level, and frame, to begin at in prompts of a kind."""
+    if kind.startswith(LEVEL):
+        return LEVEL_NUMBER, 0
+    return HARD if kind == RECORDED + "hard" else (EPISODE, FRAME)
+
+
+def look_of(world: str | None) -> Look | None:
+    """The look of the levels that a trained world of this name is for, if the registry knows it."""
+    known = {entry.name: entry.look for entry in read_entries(REGISTRY)}
+    return cast("Look | None", known.get(world or ""))
 
 
 def _family(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from workshop_lib.errors import WorkshopError
-from workshop_lib.play.choices import EPISODE, FRAME, HERE, LEVEL, LEVEL_NUMBER, Choices
+from workshop_lib.play.choices import HERE, LEVEL, Choices, place_in
 from workshop_lib.play.files import load_session, save_session
 from workshop_lib.play.film import still
 from workshop_lib.play.host import LOCK, Host
@@ -28,8 +28,8 @@ class Player(widgets.VBox):
         self.world = widgets.Dropdown(options=list(choices.worlds), description="world", **wide)
         kinds = [*choices.prompts, HERE]
         self.kind = widgets.Dropdown(options=kinds, description="begin at", **wide)
-        self.number = widgets.BoundedIntText(EPISODE, 0, 2**31 - 2, description="episode", **slim)
-        self.frame = widgets.BoundedIntText(FRAME, 0, 10**6, description="frame", **slim)
+        self.number = widgets.BoundedIntText(0, 0, 2**31 - 2, description="episode", **slim)
+        self.frame = widgets.BoundedIntText(0, 0, 10**6, description="frame", **slim)
         self.options = {
             "steps": widgets.IntSlider(4, 1, 16, description="steps", **wide),
             "temperature": widgets.FloatSlider(1, min=0, max=2, description="temperature", **wide),
@@ -38,6 +38,9 @@ class Player(widgets.VBox):
         self.file = widgets.Text("dream.mp4", description="file", **wide)
         self.said = widgets.HTML()
         self._update()
+        if choices.prompts:
+            self.kind.value = choices.first_kind(host.session.name)
+        self._change_kind()
         begin, save, load = map(self._button, ("begin", "save", "load"))
         *turned, dice = self.options.values()
         where = [self.kind, self.number, self.frame, begin]
@@ -87,7 +90,7 @@ class Player(widgets.VBox):
     def _change_kind(self) -> None:
         level, here = self.kind.value.startswith(LEVEL), self.kind.value == HERE
         self.number.description = "level" if level else "episode"
-        self.number.value = LEVEL_NUMBER if level else EPISODE
+        self.number.value, self.frame.value = place_in(self.kind.value)
         self.number.layout.display = "none" if here else ""
         self.frame.layout.display = "none" if level or here else ""
 

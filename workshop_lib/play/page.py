@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from workshop_lib.data.game import Backend, Look
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion_math import SamplerName
-from workshop_lib.play.choices import EPISODE, FRAME, Choices
+from workshop_lib.play.choices import EPISODE, FRAME, Choices, look_of
 from workshop_lib.play.host import Host
 from workshop_lib.play.prompts import Prompt, level_prompt, recorded_prompt
 
@@ -30,7 +32,7 @@ def serve(
     prompt: str | None = None,
     episode: int = EPISODE,
     start: int = FRAME,
-    look: Look = "easy",
+    look: Look | None = None,
     simulator: Backend = "auto",
     steps: int | None = None,
     temperature: float | None = None,
@@ -48,10 +50,10 @@ def serve(
             default the first there is.
         data: the folder that holds pretrained and sample.
         prompt: a split folder, or level:NUMBER for that level of the real game; by default
-            recorded CoinRun of data/sample.
+            recorded CoinRun of data/sample, of the look that the world is for.
         episode: which test episode of the split folder.
         start: frame of the episode at which the prompt begins.
-        look: of a level of the real game: mono, easy or hard.
+        look: of a level of the real game: mono, easy or hard; by default what the world is for.
         simulator: of the real game: procgen, envpool, or auto for the first that is installed.
         steps: of making a frame, in worlds that take several; by default the world's own.
         temperature: of the world's draws, in worlds of tokens; by default the world's own.
@@ -63,8 +65,12 @@ def serve(
         browser: open the page in the browser, too; its address is printed either way.
     """
     choices = Choices(data, device, simulator)
-    begun = _prompt(choices, prompt, episode, start, look)
-    session = choices.session(choices.name_of(world), begun)
+    name = choices.name_of(world)
+    if prompt is None:
+        begun = choices.first_prompt(name)
+    else:
+        begun = _prompt(choices, prompt, episode, start, look or look_of(name) or "easy")
+    session = choices.session(name, begun)
     given: dict[str, float | str | None] = {"steps": steps, "temperature": temperature}
     given |= {"sampler": sampler, "guidance": guidance, "seed": seed}
     session.set(**{name: value for name, value in given.items() if value is not None})
@@ -82,6 +88,11 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     host: Host
     secret: str
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a page that was closed while it waited for a frame."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
@@ -147,9 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing of every frame."""
 
 
-def _prompt(choices: Choices, prompt: str | None, episode: int, start: int, look: Look) -> Prompt:
-    if prompt is None:
-        return choices.first_prompt()
+def _prompt(choices: Choices, prompt: str, episode: int, start: int, look: Look) -> Prompt:
     if not prompt.startswith(LEVEL):
         return recorded_prompt(prompt, "test", episode, start, simulator=choices.simulator)
     if not prompt.removeprefix(LEVEL).isdigit():

@@ -27,7 +27,8 @@ def play(
     world: the name of one in data/pretrained, a model's file, or an open world of your own; by
         default the first one there is.
     data: the folder that holds `pretrained` and `sample`.
-    prompt: where to begin (prompts.py); by default a moment of a recorded, held-out episode.
+    prompt: where to begin (prompts.py); by default a moment of a recorded, held-out episode
+        of the levels that the world is for.
     buttons: only buttons and pictures, for front ends that cannot run the real player; by default
         where anywidget is not installed.
     device: where worlds dream: "cpu", "cuda", or "auto" for the GPU if there is one.
@@ -37,7 +38,7 @@ def play(
     """
     choices = Choices(data, device, simulator)
     name = choices.name_of(world)
-    host = Host(choices.session(name, prompt or choices.first_prompt()))
+    host = Host(choices.session(name, prompt or choices.first_prompt(name)))
     if buttons is None:
         buttons = find_spec("anywidget") is None
     module, screen = ("buttons", "Buttons") if buttons else ("canvas", "Canvas")
