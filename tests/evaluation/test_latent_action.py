@@ -9,12 +9,19 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY, SAMPLE
-from workshop_lib.data.actions import LEFT, MERGED_NAMES, RIGHT
-from workshop_lib.evaluation.agreement import balanced_accuracy, count_table, mutual_information
+from workshop_lib.data.actions import JUMP, LEFT, MERGED_NAMES, NOTHING, RIGHT
+from workshop_lib.data.clip import Clip
+from workshop_lib.evaluation.agreement import (
+    balanced_accuracy,
+    count_table,
+    mutual_information,
+    typical_codes,
+)
 from workshop_lib.evaluation.heldout import heldout_episodes
-from workshop_lib.evaluation.latent_action import evaluate, infer_all
+from workshop_lib.evaluation.latent_action import evaluate, fit, infer_all
 from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.latent_action import LatentActionModel
+from workshop_lib.models.latent_config import LatentActionConfig
 from workshop_lib.training.live import from_recipe
 
 SHIPPED = REPOSITORY / "data/pretrained/lam-tiny.safetensors"
@@ -67,3 +74,31 @@ def test_the_shipped_codes_tell_what_was_pressed() -> None:
 def test_balanced_accuracy_counts_every_action_the_same() -> None:
     actions = torch.tensor([0] * 98 + [1, 1])
     assert balanced_accuracy(torch.zeros(100, dtype=torch.int64), actions) == 0.5
+
+
+def test_keys_are_named_by_moments_on_the_ground() -> None:
+    """In the air every transition has code 0, whatever is pressed; on the ground NOTHING has 1."""
+
+    class ReadsAPixel(torch.nn.Linear):
+        num_codes = 3
+        config = LatentActionConfig(history=1)
+
+        def seen(self, clip: Clip) -> torch.Tensor:
+            return clip.frames
+
+        def infer(self, frames: torch.Tensor) -> torch.Tensor:
+            return frames[:, :-1, 0, 0, 0].long()
+
+    actions = torch.full((8, 40), NOTHING)
+    actions[:, 0] = JUMP
+    frames = torch.zeros(8, 40, 64, 64, 3, dtype=torch.uint8)
+    frames[:, 16:, 0, 0, 0] = 1  # fifteen frames after the jump he has landed
+    frames[:, 0, 0, 0, 0] = 2
+    clip = Clip(frames, actions, torch.zeros(8, 40, dtype=torch.bool))
+    everywhere, standing = fit(ReadsAPixel(1, 1), clip)  # type: ignore[arg-type]
+    nothing, jump = MERGED_NAMES.index("nothing"), MERGED_NAMES.index("jump")
+    assert everywhere[nothing].tolist() == [15 * 8, 23 * 8, 0]
+    assert standing[nothing].tolist() == [0, 23 * 8, 0]
+    # Of jumps no moment on the ground is known to be one: they are named by all there are.
+    assert standing[jump].tolist() == everywhere[jump].tolist() == [0, 0, 8]
+    assert typical_codes(standing)[[nothing, jump]].tolist() == [1, 2]

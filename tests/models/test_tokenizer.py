@@ -108,6 +108,25 @@ def test_it_learns_two_frames_by_heart(kind, quantizer, changes, clip):
     assert best > 24
 
 
+@pytest.mark.parametrize("quantizer", [FSQ, VQConfig(num_codes=64)], ids=str)
+def test_a_decoder_can_learn_alone(quantizer, clip):
+    """Tokens stay as they are, to the last one, while the pictures made of them get better."""
+    tokenizer = make("conv", quantizer, train_encoder=False).train()
+    if isinstance(quantizer, VQConfig):
+        with torch.no_grad():  # as after some training; else its first vectors come from data
+            tokenizer.quantizer.codebook.idle.zero_()
+    before, tokens = tokenizer.loss(clip)[0].item(), tokenizer.encode(clip.frames)
+    trained = [p for p in tokenizer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=4e-3, weight_decay=0.1)
+    for _ in range(20):
+        loss, _ = tokenizer.loss(clip)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.equal(tokenizer.encode(clip.frames), tokens)
+    assert tokenizer.loss(clip)[0] < 0.5 * before
+
+
 def test_the_loss_is_what_it_says(clip):
     for name in ("mse", "huber", "l1"):
         tokenizer = make("conv", loss=name)

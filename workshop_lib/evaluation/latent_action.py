@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workshop_lib.data.actions import ACTIONS, MERGED_NAMES
+from workshop_lib.data.actions import ACTIONS, MERGED_NAMES, VERTICAL
 from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.agreement import (
@@ -24,6 +24,7 @@ from workshop_lib.evaluation.agreement import (
 from workshop_lib.evaluation.heldout import heldout_episodes
 from workshop_lib.evaluation.inverse_dynamics import InverseDynamics, merged, train_probe
 from workshop_lib.evaluation.metrics import Score, psnr, score, write_json
+from workshop_lib.evaluation.starts import CALM
 from workshop_lib.models.files import load_model, read_metadata
 from workshop_lib.models.latent_action import LatentActionModel
 from workshop_lib.nn.codebook import CodebookUse
@@ -32,6 +33,7 @@ from workshop_lib.pretrained import find_file
 BATCH = 32
 HORIZON = 4  # frames; Genie's t in delta_t PSNR
 AFTER = 12  # transitions that are measured in each clip
+FEW = 50  # moments: with fewer on the ground, a key is known by all of its moments
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class LatentActionReport:
         former.
     usage: share of codes used at all. perplexity: how many codes are used, in effect.
     confusion: counts (6, K) of held-out transitions, an action of MERGED_NAMES in each row.
-    meaning: the action that each code stands for. key_codes: the code most typical of each action.
+    meaning: the action that each code stands for. key_codes: the code most typical of each action
+        where a player stands on the ground; in the air the keys do next to nothing.
     """
 
     transitions: int
@@ -118,7 +121,7 @@ def evaluate(
     length = lam.config.history + AFTER
     heldout = heldout_episodes(data, split, clips, length, seed)
     # The mapping from codes to actions is fitted on other levels than it is judged on.
-    fitting = heldout_episodes(data, "train", clips, length, seed)
+    fitting = heldout_episodes(data, "train", clips, length + CALM, seed)
     steps = int(lam.code.steps) if probe_steps is None else probe_steps
     probe = train_probe(lam, data, steps, seed) if steps else None
     report = measure(lam, heldout, fitting, probe, steps, seed)
@@ -145,7 +148,7 @@ def measure(
     fitting: clips of other levels, on which the mapping from codes to actions is fitted.
     """
     codes, actions = infer_all(lam, lam, heldout)
-    fitted = count_table(*infer_all(lam, lam, fitting), lam.num_codes)
+    fitted, standing = fit(lam, fitting)
     told = None
     if probe is not None:
         itself = torch.eye(len(MERGED_NAMES), dtype=torch.int64)  # it names the actions
@@ -166,8 +169,26 @@ def measure(
         perplexity=use.perplexity,
         confusion=count_table(codes, actions, lam.num_codes).tolist(),
         meaning=[MERGED_NAMES[i] for i in best_mapping(fitted, balanced=True).tolist()],
-        key_codes=dict(zip(MERGED_NAMES, typical_codes(fitted).tolist(), strict=True)),
+        key_codes=dict(zip(MERGED_NAMES, typical_codes(standing).tolist(), strict=True)),
     )
+
+
+def fit(lam: LatentActionModel, clip: Clip) -> tuple[Tensor, Tensor]:
+    """How often each code came with each action, int64 (6, K): in all transitions; and in those
+    from the ground, for every action with enough of them.
+
+    A player stands on the ground where nobody jumped in the 15 frames before, as in starts.py.
+    """
+    codes, actions = infer_all(lam, lam, clip)
+    everywhere = count_table(codes, actions, lam.num_codes)
+    jumps = torch.from_numpy(VERTICAL)[clip.actions[:, :-1]] > 0
+    calm = torch.zeros_like(jumps)
+    for t in range(CALM, jumps.shape[1]):
+        calm[:, t] = ~jumps[:, t - CALM : t].any(dim=1)
+    calm = calm[:, lam.config.history - 1 :]
+    standing = count_table(codes[calm], actions[calm], lam.num_codes)
+    enough = standing.sum(dim=1, keepdim=True) >= FEW
+    return everywhere, torch.where(enough, standing, everywhere)
 
 
 def infer_all(

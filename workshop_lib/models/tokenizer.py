@@ -37,12 +37,15 @@ class TokenizerConfig(CoderConfig):
     quantizer: vq, fsq or lfq, and its codes.
     loss: what is measured between frame and reconstruction: "mse", "huber" or "l1".
     perceptual: weight of the distance between VGG-16 features; 0 leaves it out.
+    train_encoder: False leaves encoder and codes as they began (`--start_from` a trained one): the
+        decoder alone learns, and models trained on the old tokens stay good.
     """
 
     size: int = 64
     quantizer: VQConfig | FSQConfig | LFQConfig = field(default_factory=FSQConfig)
     loss: Literal["mse", "huber", "l1"] = "mse"
     perceptual: float = 0.0
+    train_encoder: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +74,8 @@ class Tokenizer(nn.Module):
         self.config = config
         self.encoder, self.decoder = make_coders(config, config.grid)
         self.quantizer = make_quantizer(config.quantizer, config.latent_dim)
+        self.encoder.requires_grad_(config.train_encoder)
+        self.quantizer.requires_grad_(config.train_encoder)
         self.perceptual = PerceptualLoss() if config.perceptual else None
 
     @property
@@ -98,7 +103,8 @@ class Tokenizer(nn.Module):
 
     def forward(self, video: Tensor) -> tuple[Tensor, Quantized]:
         """float (B, T, C, H, W) in [-1, 1] to its reconstruction, like it, and the tokens."""
-        quantized = self.quantizer(self.encoder(video))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
+            quantized = self.quantizer(self.encoder(video))
         return self.decoder(quantized.vectors.to(video.dtype)), quantized
 
     @torch.no_grad()
