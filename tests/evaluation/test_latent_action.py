@@ -18,7 +18,7 @@ from workshop_lib.evaluation.agreement import (
     typical_codes,
 )
 from workshop_lib.evaluation.heldout import heldout_episodes
-from workshop_lib.evaluation.latent_action import evaluate, fit, infer_all
+from workshop_lib.evaluation.latent_action import count_codes, evaluate, infer_all
 from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.latent_action import LatentActionModel
 from workshop_lib.models.latent_config import LatentActionConfig
@@ -95,7 +95,7 @@ def test_keys_are_named_by_moments_on_the_ground() -> None:
     frames[:, 16:, 0, 0, 0] = 1  # fifteen frames after the jump he has landed
     frames[:, 0, 0, 0, 0] = 2
     clip = Clip(frames, actions, torch.zeros(8, 40, dtype=torch.bool))
-    everywhere, standing = fit(ReadsAPixel(1, 1), clip)  # type: ignore[arg-type]
+    everywhere, standing = count_codes(ReadsAPixel(1, 1), clip)  # type: ignore[arg-type]
     nothing, jump = MERGED_NAMES.index("nothing"), MERGED_NAMES.index("jump")
     assert everywhere[nothing].tolist() == [15 * 8, 23 * 8, 0]
     assert standing[nothing].tolist() == [0, 23 * 8, 0]

@@ -1,5 +1,7 @@
 """Tokenizers of every architecture: they learn, keep time's order, and say what does not fit."""
 
+import math
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from workshop_lib.data.clips import ClipBatches, ClipConfig
 from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model, save_model
-from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
+from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig, log_mse
 from workshop_lib.nn.quantizers import FSQConfig, LFQConfig, VQConfig
 
 FSQ = FSQConfig(levels=(8, 8, 8))
@@ -128,7 +130,7 @@ def test_a_decoder_can_learn_alone(quantizer, clip):
 
 
 def test_the_loss_is_what_it_says(clip):
-    for name in ("mse", "huber", "l1"):
+    for name in ("mse", "huber", "l1", "log_mse"):
         tokenizer = make("conv", loss=name)
         video = clip.video
         difference = tokenizer(video)[0] - video
@@ -138,8 +140,24 @@ def test_the_loss_is_what_it_says(clip):
             "huber": torch.where(
                 difference.abs() < 1, difference**2 / 2, difference.abs() - 0.5
             ).mean(),
+            "log_mse": torch.stack(
+                [frame.square().mean().log() for frame in difference.flatten(0, 1)]
+            ).mean(),
         }[name]
         assert torch.allclose(tokenizer.loss(clip)[0], expected)
+
+
+def test_log_mse_counts_a_plain_frame_as_much_as_a_busy_one(clip):
+    """Halving the error of either frame wins the same, and a perfect frame is no minus infinity."""
+    video = clip.video
+    noise = torch.randn_like(video) * torch.tensor([0.01, 0.5]).view(2, 1, 1, 1, 1)
+    before = log_mse(video + noise, video)
+    for better in range(2):
+        halved = noise.clone()
+        halved[better] /= 2
+        won = before - log_mse(video + halved, video)
+        assert torch.allclose(won, torch.tensor(math.log(4) / 2), atol=1e-3)
+    assert log_mse(video, video).isfinite()
 
 
 def test_a_saved_tokenizer_is_the_same_one(tmp_path, clip):

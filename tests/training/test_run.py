@@ -128,7 +128,7 @@ def test_going_on_with_a_finished_run_changes_nothing(trained, tmp_path):
         (["--optim.lr", "-1"], "optim.lr"),
         (["--data.path", "nowhere"], "nowhere"),
         (["--data.batch_size", "7"], "batch_size"),
-        (["--trainer.precision", "bf16-mixed"], "needs a GPU"),
+        (["--trainer.precision", "bf16-true"], "needs a GPU"),
     ],
 )
 def test_bad_values_are_refused_before_anything_starts(tmp_path, arguments, complaint):

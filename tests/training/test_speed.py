@@ -18,7 +18,7 @@ from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.nn.codebook import Codebook, VQConfig
 from workshop_lib.training.live import from_recipe
 from workshop_lib.training.memory import checkpoint_activations, largest_micro_batch
-from workshop_lib.training.options import strategy
+from workshop_lib.training.options import precision, strategy
 from workshop_lib.training.run import fit
 from workshop_lib.training.sharded import ShardedStrategy, check_sharded
 from workshop_lib.training.speed import count_flops, peak_tflops
@@ -158,6 +158,19 @@ def test_one_process_has_nothing_to_share_out() -> None:
 def test_other_ways_to_split_a_model_are_refused(name: str) -> None:
     with pytest.raises(WorkshopError, match=f"strategy {name}: use fsdp or ddp"):
         strategy(name, 8, False)
+
+
+def test_half_precision_is_refused_where_it_would_crawl(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for has_it in (False, True):
+        monkeypatch.setattr("workshop_lib.training.options.cpu_has_bf16", lambda has=has_it: has)
+        assert precision(None) == "32-true"  # a learner never gets it without asking
+        for asked in ("bf16-mixed", "bf16-true", "16-mixed"):
+            if has_it and asked == "bf16-mixed":
+                assert precision(asked) == asked
+                continue
+            with pytest.raises(WorkshopError, match=f"precision {asked} needs a GPU"):
+                precision(asked)
 
 
 @pytest.mark.parametrize(

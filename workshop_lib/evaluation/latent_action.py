@@ -148,7 +148,7 @@ def measure(
     fitting: clips of other levels, on which the mapping from codes to actions is fitted.
     """
     codes, actions = infer_all(lam, lam, heldout)
-    fitted, standing = fit(lam, fitting)
+    fitted, standing = count_codes(lam, fitting)
     told = None
     if probe is not None:
         itself = torch.eye(len(MERGED_NAMES), dtype=torch.int64)  # it names the actions
@@ -173,7 +173,7 @@ def measure(
     )
 
 
-def fit(lam: LatentActionModel, clip: Clip) -> tuple[Tensor, Tensor]:
+def count_codes(lam: LatentActionModel, clip: Clip) -> tuple[Tensor, Tensor]:
     """How often each code came with each action, int64 (6, K): in all transitions; and in those
     from the ground, for every action with enough of them.
 

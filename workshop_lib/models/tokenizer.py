@@ -9,6 +9,7 @@ Bruce et al. 2024) or MAGVIT-2 (Yu et al. 2023); the quantizer (nn/quantizers.py
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -35,7 +36,9 @@ class TokenizerConfig(CoderConfig):
 
     size: height and width of the frames, in pixels.
     quantizer: vq, fsq or lfq, and its codes.
-    loss: what is measured between frame and reconstruction: "mse", "huber" or "l1".
+    loss: what is measured between frame and reconstruction: "mse", "huber" or "l1"; "log_mse" is
+        each frame's mean square in nats, so that a frame counts as it does in PSNR: twice the
+        error is the same loss in a plain frame as in a busy one.
     perceptual: weight of the distance between VGG-16 features; 0 leaves it out.
     train_encoder: False leaves encoder and codes as they began (`--start_from` a trained one): the
         decoder alone learns, and models trained on the old tokens stay good.
@@ -43,7 +46,7 @@ class TokenizerConfig(CoderConfig):
 
     size: int = 64
     quantizer: VQConfig | FSQConfig | LFQConfig = field(default_factory=FSQConfig)
-    loss: Literal["mse", "huber", "l1"] = "mse"
+    loss: Literal["mse", "huber", "l1", "log_mse"] = "mse"
     perceptual: float = 0.0
     train_encoder: bool = True
 
@@ -139,8 +142,13 @@ class Tokenizer(nn.Module):
         self, video: Tensor, reconstruction: Tensor, quantized: Quantized
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a reconstruction that is at hand already (the GAN's step shares it)."""
-        measure = {"mse": F.mse_loss, "huber": F.smooth_l1_loss, "l1": F.l1_loss}[self.config.loss]
-        error = measure(reconstruction, video)
+        measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "mse": F.mse_loss,
+            "huber": F.smooth_l1_loss,
+            "l1": F.l1_loss,
+            "log_mse": log_mse,
+        }
+        error = measures[self.config.loss](reconstruction, video)
         loss = error + quantized.loss
         logs = {"psnr": psnr(reconstruction.detach(), video), **quantized.logs}
         if self.perceptual is not None:
@@ -152,6 +160,12 @@ class Tokenizer(nn.Module):
     def preview(self, clip: Clip) -> dict[str, Tensor]:
         """Frames and their reconstructions, for the pictures that training saves."""
         return {"real": clip.frames, "again": self.reconstruct(clip.frames)}
+
+
+def log_mse(video: Tensor, target: Tensor) -> Tensor:
+    """Natural logarithm of every frame's mean square error, averaged; both (..., C, H, W)."""
+    error = (video.float() - target.float()).square().mean(dim=(-3, -2, -1))
+    return error.clamp_min(1e-6).log().mean()
 
 
 def psnr(video: Tensor, target: Tensor) -> Tensor:
