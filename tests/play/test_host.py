@@ -124,6 +124,15 @@ class TestChoices:
         for name in ("dynamics-tiny", "a world of my own"):
             assert choices.first_prompt(name).name == easy.name
 
+    def test_play_begins_where_it_is_asked_to(self, choices):
+        hard = choices.first_prompt("dynamics-tiny", look="hard")
+        assert hard.name == choices.first_prompt("dynamics-base").name
+        other = choices.first_prompt("dynamics-tiny", episode=3, frame=20)
+        assert other.name == choices.prompt("recorded: easy", 3, 20).name
+        assert other.name != choices.first_prompt("dynamics-tiny").name
+        with pytest.raises(WorkshopError, match=r"--look mono: nothing to begin at.*level:110003"):
+            choices.first_prompt("dynamics-tiny", look="mono")
+
     @pytest.mark.usefixtures("procgen")
     def test_the_game_is_offered_in_every_look(self, choices):
         for kind in choices.prompts:

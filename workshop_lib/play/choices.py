@@ -87,21 +87,41 @@ class Choices:
         self.add(path.stem, path)
         return path.stem
 
-    def first_prompt(self, world: str | None = None) -> Prompt:
+    def first_prompt(
+        self,
+        world: str | None = None,
+        look: Look | None = None,
+        episode: int | None = None,
+        frame: int | None = None,
+    ) -> Prompt:
         """Where play begins unless something else is asked for: a level of the look that the world
         of this name was trained for, if that is known and there is one.
 
-        Raises WorkshopError if there is nothing to begin at.
+        look, episode, frame: what was asked for of it, else None.
+
+        Raises WorkshopError if there is nothing to begin at, or not in the look asked for.
         """
         if not self.prompts:
             raise WorkshopError("no split folder in data/sample, and no simulator: no prompt")
-        kind = self.first_kind(world)
-        return self.prompt(kind, *place_in(kind))
+        kind = self.first_kind(world, look)
+        number, first = place_in(kind)
+        if kind.startswith(RECORDED):
+            number = number if episode is None else episode
+            first = first if frame is None else frame
+        return self.prompt(kind, number, first)
 
-    def first_kind(self, world: str | None) -> str:
-        """The one of `prompts` that `first_prompt` takes."""
-        look = look_of(world)
-        kinds = [kind for kind in self.prompts if look and kind.endswith(f": {look}")]
+    def first_kind(self, world: str | None, look: Look | None = None) -> str:
+        """The one of `prompts` that `first_prompt` takes.
+
+        Raises WorkshopError if the look was asked for and is not there.
+        """
+        wanted = look or look_of(world)
+        kinds = [kind for kind in self.prompts if wanted and kind.endswith(f": {wanted}")]
+        if look and not kinds:
+            raise WorkshopError(
+                f"--look {look}: nothing to begin at among {', '.join(self.prompts)}; "
+                f"give --prompt level:{LEVEL_NUMBER}, say"
+            )
         return (kinds or self.prompts)[0]
 
     def prompt(self, kind: str, number: int, frame: int = 0) -> Prompt:

@@ -30,8 +30,8 @@ def serve(
     world: str | None = None,
     data: str = "data",
     prompt: str | None = None,
-    episode: int = EPISODE,
-    start: int = FRAME,
+    episode: int | None = None,
+    start: int | None = None,
     look: Look | None = None,
     simulator: Backend = "auto",
     steps: int | None = None,
@@ -53,7 +53,8 @@ def serve(
             recorded CoinRun of data/sample, of the look that the world is for.
         episode: which test episode of the split folder.
         start: frame of the episode at which the prompt begins.
-        look: of a level of the real game: mono, easy or hard; by default what the world is for.
+        look: of the level: mono, easy or hard; by default what the world is for. (A split folder
+            has its own.)
         simulator: of the real game: procgen, envpool, or auto for the first that is installed.
         steps: of making a frame, in worlds that take several; by default the world's own.
         temperature: of the world's draws, in worlds of tokens; by default the world's own.
@@ -67,9 +68,10 @@ def serve(
     choices = Choices(data, device, simulator)
     name = choices.name_of(world)
     if prompt is None:
-        begun = choices.first_prompt(name)
+        begun = choices.first_prompt(name, look, episode, start)
     else:
-        begun = _prompt(choices, prompt, episode, start, look or look_of(name) or "easy")
+        number, frame = EPISODE if episode is None else episode, FRAME if start is None else start
+        begun = _prompt(choices, prompt, number, frame, look or look_of(name) or "easy")
     session = choices.session(name, begun)
     given: dict[str, float | str | None] = {"steps": steps, "temperature": temperature}
     given |= {"sampler": sampler, "guidance": guidance, "seed": seed}
