@@ -113,11 +113,11 @@ def _of_kind(name: str, model: Any, kind: type[Any]) -> Any:
 def uncached_step(world: TokenWorld, state: TokenState, action: Tensor) -> Tensor:
     """A step of the world that computes the last W frames anew each time: uint8 (B, H, W, C).
 
-    Its dynamics forgets what is behind the window and the memory. Until then, and with one block,
-    the frame is the world's own.
+    Its dynamics forgets what is behind the window. Until then, and with one block, the frame is
+    the world's own.
     """
     dynamics, (batch, past, h, w) = world.dynamics, state.tokens.shape
-    past = min(past, max(dynamics.config.window - 1, dynamics.config.memory))
+    past = min(past, dynamics.config.window - 1)
     before = state.tokens[:, state.tokens.shape[1] - past :]
     led_by = torch.cat([state.led_by, action[:, None]], dim=1)[:, -past - 1 :]
 

@@ -133,25 +133,15 @@ def test_without_a_drive_it_cannot_know_what_comes():
     assert torch.allclose(logits[0], logits[1], atol=1e-4)
 
 
-MEMORY = {"body": "conv", "memory": 6}
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"action_input": "prepend"}, {"body": "conv"}, MEMORY], ids=str
-)
+@pytest.mark.parametrize("changes", [{}, {"action_input": "prepend"}, {"body": "conv"}], ids=str)
 def test_the_loss_is_what_play_asks_at_every_moment(changes):
     """From the cache, frame by frame: the same drafts, and the true tokens as targets."""
-    longer = changes.get("memory", 0)
-    clip, model = random_clip(frames=8 + longer), shaken_weights(make(**changes), 0.02).eval()
+    clip, model = random_clip(frames=8), make(**changes).eval()
     loss, logs = model.loss(clip)
+    task = model.task(clip.tokens)
     led_by = F.pad(clip.actions[:, :-1], (1, 0), value=-1)
     cache, asked, told = model.new_cache(3), [], []
     with torch.no_grad():
-        for t in range(longer):
-            model(clip.tokens[:, t : t + 1], led_by[:, t : t + 1], cache=cache)
-        clip = clip_of(clip.tokens[:, longer:], clip.actions[:, longer:])
-        led_by = led_by[:, longer:]
-        task = model.task(clip.tokens)
         for t in range(7):
             model(task.past[:, t : t + 1], led_by[:, t : t + 1], cache=cache)
             draft = task.drafts[:, t : t + 1]
@@ -170,7 +160,7 @@ def test_the_loss_is_what_play_asks_at_every_moment(changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"action_input": "prepend"}, {"group": 2}, {"body": "conv"}, {"window": 2}, MEMORY],
+    [{}, {"action_input": "prepend"}, {"group": 2}, {"body": "conv"}, {"window": 2}],
     ids=str,
 )
 def test_the_newest_frame_may_go_into_the_cache_on_the_way(changes):
@@ -190,11 +180,11 @@ def test_the_newest_frame_may_go_into_the_cache_on_the_way(changes):
             assert torch.equal(torch.stack(stages), torch.stack(expected))
 
 
-@pytest.mark.parametrize("changes", [{}, {"body": "conv"}, MEMORY], ids=str)
+@pytest.mark.parametrize("body", ["transformer", "conv"])
 @torch.no_grad()
-def test_beside_the_newest_frame_a_draft_gets_the_logits_of_a_pass_of_its_own(changes):
+def test_beside_the_newest_frame_a_draft_gets_the_logits_of_a_pass_of_its_own(body):
     """In float64, where every difference shows."""
-    clip, model = random_clip(frames=9), shaken_weights(make(**changes), 0.2).eval().double()
+    clip, model = random_clip(frames=9), shaken_weights(make(body=body), 0.2).eval().double()
     led_by = F.pad(clip.actions[:, :-1], (1, 0), value=-1)
     apart, together = model.new_cache(3), model.new_cache(3)
     for t in range(8):
@@ -204,50 +194,6 @@ def test_beside_the_newest_frame_a_draft_gets_the_logits_of_a_pass_of_its_own(ch
         logits = model.logits(model(*both, cache=together, drafts=True))[:, 1:]
         alone = model(draft, led_by[:, t + 1 : t + 2], cache=apart, write=False)
         torch.testing.assert_close(logits, model.logits(alone), atol=1e-10, rtol=0)
-
-
-def themed_clip():
-    """Two levels, of tokens 3 and 4; for five frames both look alike, then their own come again."""
-    tokens = torch.ones(2, 11, *GRID, dtype=torch.int64)
-    tokens[0, :3] = tokens[0, 8:] = 3
-    tokens[1, :3] = tokens[1, 8:] = 4
-    return clip_of(tokens, torch.zeros(2, 11, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("memory", [0, 7])
-def test_with_a_memory_the_theme_comes_back_when_it_was_out_of_sight(memory):
-    clip = themed_clip()
-    model = make(body="conv", memory=memory, **CLEAN)
-    learn(model, clip, 120)
-    cache, led_by = model.eval().new_cache(2), torch.zeros(2, dtype=torch.int64)
-    with torch.no_grad():
-        model(clip.tokens[:, :8], F.pad(clip.actions[:, :7], (1, 0), value=-1), cache=cache)
-        drawn = model.generate(cache, led_by, temperature=0.0)
-    share = (drawn == clip.tokens[:, 8]).float().mean()
-    assert share == 1 if memory else share < 0.6
-
-
-def test_what_lies_before_the_memory_changes_nothing():
-    """And the oldest frame in it does."""
-    model = shaken_weights(make(**MEMORY), 0.2).eval()
-    clip = random_clip(frames=9)
-    led_by = F.pad(clip.actions[:, :-1], (1, 0), value=-1)
-
-    def last(changed):
-        tokens = clip.tokens.clone()
-        tokens[:, changed] = (tokens[:, changed] + 1) % CODES
-        with torch.no_grad():
-            return model(tokens, led_by)[:, -1]
-
-    assert torch.equal(last(0), last(1))
-    assert not torch.allclose(last(1), last(2), atol=1e-4)
-
-
-def test_a_memory_needs_longer_clips_and_convolutions():
-    with pytest.raises(WorkshopError, match=r"data\.length 5 must be 8 or more"):
-        make(**MEMORY).loss(random_clip(frames=5))
-    with pytest.raises(WorkshopError, match=r"model\.memory 6 must be 0 or more, and is for"):
-        make(memory=6)
 
 
 def test_masked_tokens_leave_no_trace_in_what_the_model_sees():

@@ -14,8 +14,6 @@ from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
-from workshop_lib.models.dynamics import Dynamics
-from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
 from workshop_lib.nn.dit import DiTConfig
@@ -71,22 +69,6 @@ def test_a_diffusion_model_starts_with_the_pictures_of_a_predictor(model, predic
     expected = load_model(predictor).predict(frames, actions)
     dream = model.eval().predict(frames, actions)
     assert (dream.int() - expected.int()).abs().max() <= 1
-
-
-def test_a_trained_dynamics_may_be_given_a_memory(tmp_path) -> None:
-    """At first it is as it was, whatever it remembers."""
-    shape = dict(grid=(4, 4), num_codes=8, dim=16, depth=1, window=3, body="conv")
-    forgetful = shaken_weights(Dynamics(DynamicsConfig(**shape)), 0.2).eval()
-    path = tmp_path / "forgetful.safetensors"
-    save_model(forgetful, "dynamics", path, {})
-    model = Dynamics(DynamicsConfig(**shape, memory=6)).eval()
-    tokens, led_by = torch.randint(8, (2, 9, 4, 4)), torch.randint(15, (2, 9))
-    start_from(model, str(path))
-    with torch.no_grad():
-        torch.testing.assert_close(model(tokens, led_by), forgetful(tokens, led_by))
-    with pytest.raises(WorkshopError, match=r"another shape of model .* here missing"):
-        save_model(model, "dynamics", path, {})
-        start_from(forgetful, str(path))
 
 
 def test_what_does_not_fit_is_refused(predictor) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -57,8 +56,7 @@ class Dynamics(nn.Module):
         self.to_group = Linear(group**2 * dim, dim) if group > 1 else nn.Identity()
         self.places = nn.Parameter(0.1 * torch.randn(math.prod(shape.grid), dim))
         self.actions = nn.Embedding(config.num_actions + 1, dim)  # the last one: unknown
-        stack = partial(FrameStack, memory=config.memory)
-        bodies: dict[str, Any] = {"conv": stack, "transformer": SpaceTimeTransformer}
+        bodies: dict[str, Any] = {"conv": FrameStack, "transformer": SpaceTimeTransformer}
         self.transformer = bodies[config.body](shape)
         self.from_group = Linear(dim, group**2 * dim) if group > 1 else nn.Identity()
         self.outputs = CodeTable(*codes, std=0.02)
@@ -149,11 +147,10 @@ class Dynamics(nn.Module):
         """
         tokens = self._tokens(clip)
         led_by = self._led_by(clip, latents)
-        before, tokens, led_by = self._split(tokens, led_by)
         past, drafts, masked, whole = self.task(tokens)
         if self.training and self.config.own_past:
-            past = self._own_past(past, drafts, led_by, before)
-        logits = self._guess(past, drafts, led_by, before)
+            past = self._own_past(past, drafts, led_by)
+        logits = self._guess(past, drafts, led_by)
         targets = tokens[:, 1:]
         asked = targets.masked_fill(~masked, IGNORED)
         loss = F.cross_entropy(logits.flatten(0, -2).float(), asked.flatten(), ignore_index=IGNORED)
@@ -166,47 +163,22 @@ class Dynamics(nn.Module):
         }
         return loss, logs
 
-    def _split(self, tokens: Tensor, led_by: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Frames only to remember, as the body reads them, (B, up to `memory`, N, D), and those to
-        learn. In training as few of the first as chance wills: a dream begins with a short past."""
-        M = self.config.memory
-        if not M:
-            return None, tokens, led_by
-        if tokens.shape[1] < M + 2:
-            raise WorkshopError(
-                f"data.length {tokens.shape[1]} must be {M + 2} or more: model.memory {M} and two"
-            )
-        forgotten = int(torch.randint(M + 1, ())) if self.training else 0
-        with torch.no_grad():
-            before = self.embed(tokens[:, :M], led_by[:, :M])
-        return before[:, forgotten:], tokens[:, M:], led_by[:, M:]
-
-    def _guess(
-        self, past: Tensor, drafts: Tensor, led_by: Tensor, before: Tensor | None = None
-    ) -> Tensor:
-        """Logits (B, T - 1, h, w, K) for the drafts of frames 1 to T - 1 after frames 0 to T - 2
-        and those before them; led_by: (B, T)."""
-        cache: Any = None
-        if before is not None:
-            cache = self.new_cache(len(before))
-            cache.append(before)
+    def _guess(self, past: Tensor, drafts: Tensor, led_by: Tensor) -> Tensor:
+        """Logits (B, T - 1, h, w, K) for the drafts of frames 1 to T - 1 after frames 0 to T - 2;
+        led_by: (B, T)."""
         features = self(
             torch.cat([past, drafts], dim=1),
             torch.cat([led_by[:, :-1], led_by[:, 1:]], dim=1),
-            cache=cache,
             drafts=True,
         )
         return self.logits(features[:, past.shape[1] :])
 
     @torch.no_grad()
-    def _own_past(
-        self, past: Tensor, drafts: Tensor, led_by: Tensor, before: Tensor | None = None
-    ) -> Tensor:
+    def _own_past(self, past: Tensor, drafts: Tensor, led_by: Tensor) -> Tensor:
         """The past with the drafts in it, their masks filled as the model would do it at once, in
         the first of the clips: a share of them all. In play it has no other past."""
         some = slice(max(1, round(self.config.own_past * len(past))))
-        before = None if before is None else before[some]
-        logits = self._guess(past[some], drafts[some], led_by[some], before)[:, :-1]
+        logits = self._guess(past[some], drafts[some], led_by[some])[:, :-1]
         guess, _ = draw(logits.float(), 1.0, torch.rand_like(logits[..., 0], dtype=torch.float32))
         draft, own = drafts[some, :-1], past.clone()
         own[some, 1:] = torch.where(draft == self.mask_id, guess, draft)

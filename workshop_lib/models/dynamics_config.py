@@ -21,9 +21,6 @@ class DynamicsConfig:
         which learn far more from little compute (nn/frame_stack.py).
     dim, depth, heads: width D, blocks and attention heads of the body.
     window: W, frames that it sees, the present one included.
-    memory: of so many frames before, the conv body knows the mean of all tokens, so that a level
-        keeps its theme while its ground is out of sight. Clips must be longer by so many frames,
-        which are only remembered.
     group: 2 puts 2x2 tokens into one place of the transformer, for grids of 256.
     num_actions: A: 15 keys, or the codes of a latent action model.
     drive: what leads from frame to frame: the "actions" of the data, "latent" actions that a
@@ -45,7 +42,6 @@ class DynamicsConfig:
     depth: int = 4
     heads: int = 4
     window: int = 16
-    memory: int = 0
     group: int = 1
     num_actions: int = 15
     drive: Literal["actions", "latent", "none"] = "actions"
@@ -69,11 +65,6 @@ class DynamicsConfig:
             raise WorkshopError(
                 f"model.grid {list(self.grid)} must be a multiple of model.group {self.group}"
             )
-        if self.memory < 0 or (self.memory and self.body != "conv"):
-            raise WorkshopError(
-                f"model.memory {self.memory} must be 0 or more, and is for model.body conv: the"
-                " transformer remembers by its window"
-            )
         if not 0 <= self.corrupt <= 0.2:
             raise WorkshopError(f"model.corrupt must be 0 to 0.2, got {self.corrupt}")
         for key in ("masked_past", "spoiled", "own_past"):
@@ -93,6 +84,4 @@ class DynamicsConfig:
     @property
     def reach(self) -> int:
         """How many frames back a frame's prediction depends on, through all blocks."""
-        if self.body == "conv":
-            return max(self.window - 1, self.memory)
-        return (self.window - 1) * self.depth
+        return (self.window - 1) * (1 if self.body == "conv" else self.depth)

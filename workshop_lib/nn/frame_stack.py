@@ -39,12 +39,9 @@ class FrameStack(nn.Module):
     k + 1 frames make the condition that scales and shifts every block (FiLM: Perez et al. 2018),
     and to which the mean and maximum of the map are added between blocks, so that all places agree
     on one motion.
-
-    memory: from so many frames before a frame the mean of all tokens, wherever they stood, joins
-        the condition: little, but enough to know the theme of a level whose ground is out of sight.
     """
 
-    def __init__(self, config: SpaceTimeConfig, memory: int = 0) -> None:
+    def __init__(self, config: SpaceTimeConfig) -> None:
         super().__init__()
         if config.extra_tokens != 1:
             raise WorkshopError("a FrameStack wants the action as one token ahead of the grid")
@@ -53,21 +50,17 @@ class FrameStack(nn.Module):
                 f"window {config.window} must be 2 or more and dim {config.dim} a multiple of"
                 f" {GROUPS} for a body of convolutions"
             )
-        self.config, self.memory, dim = config, memory, config.dim
+        self.config, dim = config, config.dim
         self.narrow = nn.Conv2d(dim, dim // 2, 1)  # the stack of frames is wide otherwise
         self.first = nn.Conv2d(config.window * (dim // 2), dim, 3, padding=1)
         self.to_cond = nn.Linear(config.window * dim, dim)
         self.blocks = nn.ModuleList(FilmBlock(dim, dim) for _ in range(config.depth))
         self.looks = nn.ModuleList(GlobalLook(dim, dim) for _ in range(config.depth - 1))
         self.norm = nn.GroupNorm(GROUPS, dim)
-        if memory:
-            self.recall = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-            for start in self.recall[2].parameters():
-                nn.init.zeros_(start)  # a trained network that is given a memory is as it was
 
     def new_cache(self, batch_size: int) -> RecentFrames:
         """An empty cache for batch_size clips."""
-        return RecentFrames(batch_size, max(self.config.window - 1, self.memory))
+        return RecentFrames(batch_size, self.config.window - 1)
 
     def forward(
         self,
@@ -95,9 +88,6 @@ class FrameStack(nn.Module):
     def _convolve(self, line: Tensor, new: Tensor, start: int) -> Tensor:
         """New frames (B, T, N, D), each after one more frame of the line, to features alike."""
         frames, back = new.shape[1], self.config.window - 1
-        remembered = self._remembered(line, start, frames) if self.memory else None
-        unseen = max(0, start - back)
-        line, start = line[:, unseen:], start - unseen
         line = torch.cat([line[:, :1].expand(-1, back, -1, -1), line], dim=1)
         actions, pictures = [], []
         picture = self._picture(line[:, :, 1:])
@@ -106,10 +96,7 @@ class FrameStack(nn.Module):
             pictures.append(picture[:, start + j : start + j + frames])
         actions.append(new[:, :, 0])
         pictures.append(self._picture(new[:, :, 1:]))
-        cond = self.to_cond(torch.cat(actions, dim=-1))
-        if remembered is not None:
-            cond = cond + self.recall(remembered)
-        cond = cond.flatten(0, 1)
+        cond = self.to_cond(torch.cat(actions, dim=-1)).flatten(0, 1)
         x = self.first(torch.cat(pictures, dim=2).flatten(0, 1))  # BT D h w
         for i, block in enumerate(self.blocks):
             if i:
@@ -117,15 +104,6 @@ class FrameStack(nn.Module):
             x = block(x, cond)
         x = F.silu(self.norm(x)).flatten(2).transpose(1, 2).unflatten(0, (-1, frames))
         return F.pad(x, (0, 0, 1, 0))  # nothing comes out in the action's place
-
-    def _remembered(self, line: Tensor, start: int, frames: int) -> Tensor:
-        """Means (B, frames, D) of the tokens in the `memory` frames of the line before each of the
-        new ones, the first of which comes after `start` frames; 0 where there is none."""
-        exact, M = torch.promote_types(line.dtype, torch.float32), self.memory
-        means = line[:, :, 1:].mean(dim=2, dtype=exact).transpose(1, 2)  # B D T
-        totals = M * F.avg_pool1d(F.pad(means, (M, 0)), M, stride=1)
-        count = torch.arange(start, start + frames, device=line.device).clamp(1, M)[:, None]
-        return (totals[:, :, start : start + frames].transpose(1, 2) / count).to(line.dtype)
 
     def _picture(self, tokens: Tensor) -> Tensor:
         """(B, T, h w, D) to narrow maps (B, T, D / 2, h, w)."""

@@ -11,16 +11,14 @@ from workshop_lib.models.files import load_model
 from workshop_lib.models.next_frame import NextFrame
 from workshop_lib.pretrained.finding import find_file
 
-MEMORY = ".recall."  # weights of a FrameStack's memory, which adds nothing as long as it is new
-
 
 def start_from(model: nn.Module, name: str) -> None:
     """Gives a model the weights of a trained one, or, if that is a next-frame predictor, gives them
     to the predictor inside a diffusion model.
 
     name: a file, or the name of a trained model; of the same shape, while what only concerns
-        training or play (noise, unroll, steps) may differ, and a memory may be new. A count of
-        training steps comes along: with `unroll_after`, those of the other model count.
+        training or play (noise, unroll, steps) may differ. A count of training steps comes along:
+        with `unroll_after`, those of the other model count.
 
     Raises WorkshopError for a model of another kind or shape.
     """
@@ -36,7 +34,6 @@ def start_from(model: nn.Module, name: str) -> None:
             f"{type(model).__name__}"
         )
     ours, theirs = part.state_dict(), found.state_dict()
-    theirs |= {key: ours[key] for key in ours.keys() - theirs.keys() if MEMORY in key}
     for key in sorted(ours.keys() | theirs.keys()):
         sizes = [tuple(w[key].shape) if key in w else "missing" for w in (theirs, ours)]
         if sizes[0] != sizes[1]:
