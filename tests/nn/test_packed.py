@@ -6,7 +6,7 @@ from torch import nn
 
 from workshop_lib.nn.conv import CausalConv, ResidualBlock
 from workshop_lib.nn.linear import Linear
-from workshop_lib.nn.packed import PackedConv, PackedLinear, packed, packing_works
+from workshop_lib.nn.packed import SHAPES, PackedConv, PackedLinear, packed, packing_works
 
 
 @pytest.mark.skipif(not packing_works(), reason="this PyTorch was built without oneDNN")
@@ -38,6 +38,22 @@ def test_packed_convolutions_compute_the_same():
     for frames in (1, 5):
         video = torch.randn(1, frames, 3, 16, 16)
         torch.testing.assert_close(again(video), model(video), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.skipif(not packing_works(), reason="this PyTorch was built without oneDNN")
+@torch.inference_mode()
+def test_a_packed_convolution_takes_pictures_of_many_sizes_in_turn():
+    """More than it keeps its weights in order for; and at each again without ordering them anew."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(192, 192, 3, padding=1)
+    again = PackedConv(conv)
+    for side in (8, 16, 4, 8, 9, 12, 7, 16, 8):
+        picture = torch.randn(1, 192, side, side)
+        torch.testing.assert_close(again(picture), conv(picture), atol=1e-4, rtol=1e-3)
+        assert len(again.ordered) <= SHAPES
+        ordered = again.ordered[picture.shape]
+        again(picture)
+        assert again.ordered[picture.shape] is ordered
 
 
 def test_the_model_itself_stays_as_it_was():
