@@ -36,7 +36,7 @@ class Speed:
 def bench_play(
     dynamics: str = "dynamics/base",
     tokenizer: str = "tokenizer/base",
-    steps: int | None = None,
+    steps: int = 4,
     frames: int = 40,
     temperature: float | None = None,
     sampler: SamplerName | None = None,
@@ -54,7 +54,7 @@ def bench_play(
             file, or the name of a pretrained model; or, for a world without tokens, those of
             a diffusion model.
         tokenizer: a recipe or file, likewise.
-        steps: of unmasking, or of denoising; by default the world's own.
+        steps: of unmasking, or of denoising.
         frames: how many are measured.
         temperature: how freely a world of tokens draws; 0 takes what is likeliest.
         sampler: of the noise, in worlds of diffusion; by default the world's own.
@@ -88,7 +88,7 @@ def bench_play(
     start = time.perf_counter()
     world.begin(prompt, torch.zeros(1, window - 1, dtype=torch.int64))
     encoding = 1e3 * (time.perf_counter() - start)
-    _report(figures, f"{dynamics}, {window} frames, {world.steps} steps of unmasking", encoding)
+    _report(figures, f"{dynamics}, {window} frames, {steps} steps of unmasking", encoding)
     if out is not None:
         values = {name: vars(speed) for name, speed in figures.items()}
         values["options"] = options_of(world)

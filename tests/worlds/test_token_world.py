@@ -138,17 +138,6 @@ def test_without_the_cache_it_is_the_same_dream(changes, steps, prompt):
         assert torch.equal(frame, expected)
 
 
-def test_a_model_says_in_how_many_steps_it_is_played(prompt):
-    """Unless one asks for another number."""
-    films = []
-    for said, asked in ((6, None), (4, 6), (6, 2)):
-        world = TokenWorld(make_tokenizer(), make_dynamics(steps=said), steps=asked)
-        films.append(hold(world, world.begin(*prompt), RIGHT, 4)[0])
-    assert torch.equal(films[0], films[1]) and not torch.equal(films[0], films[2])
-    with pytest.raises(WorkshopError, match="steps: 65 must be 1 to 64"):
-        make_dynamics(steps=65)
-
-
 def test_an_interrupted_step_leaves_no_trace(prompt):
     """Stop is pressed while a frame is dreamed, at any of its passes: it can be dreamed again."""
     world = TokenWorld(make_tokenizer(), make_dynamics())

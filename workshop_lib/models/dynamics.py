@@ -241,7 +241,7 @@ class Dynamics(nn.Module):
         cache: TimeCache,
         action: Tensor,
         newest: tuple[Tensor, Tensor] | None = None,
-        steps: int | None = None,
+        steps: int = 4,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
@@ -251,7 +251,7 @@ class Dynamics(nn.Module):
         action: int64 (B,), what leads to the frame.
         newest: the last frame of the past, int64 (B, h, w), and what led to it, (B,), if the cache
             lacks it: the first step takes it there, which costs less than calling the model on it.
-        steps, temperature, generator: as in `unmask`; by default as many steps as the config says.
+        temperature, generator: as in `unmask`.
         """
         batch, (h, w) = len(action), self.config.grid
 
@@ -268,7 +268,6 @@ class Dynamics(nn.Module):
             return self.ungroup(features).flatten(1, 3)
 
         start = torch.full((batch, h * w), self.mask_id, device=action.device)
-        steps = self.config.steps if steps is None else steps
         how = steps, temperature, self.config.schedule, generator, self.read
         for tokens in unmask(predict, start, *how):
             yield tokens.view(batch, h, w)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.maskgit import Schedule, masked_counts
+from workshop_lib.models.maskgit import Schedule
 from workshop_lib.nn.space_time import SpaceTimeConfig
 
 
@@ -32,8 +32,6 @@ class DynamicsConfig:
     masked_past: share of training clips whose past is masked at random, too.
     spoiled: share of training clips in whose past a rectangle shows another level.
     own_past: share of training clips whose past is, in part, what the model itself would draw.
-    steps: of unmasking, in play. More of them take longer, and fewer tokens are drawn at once,
-        each without knowing of the others.
     """
 
     grid: tuple[int, int] = (8, 8)
@@ -53,7 +51,6 @@ class DynamicsConfig:
     masked_past: float = 0.1
     spoiled: float = 0.0
     own_past: float = 0.0
-    steps: int = 4
 
     def __post_init__(self) -> None:
         for key in ("num_codes", "num_actions", "group"):
@@ -73,7 +70,6 @@ class DynamicsConfig:
         for key in ("masked_past", "spoiled", "own_past"):
             if not 0 <= getattr(self, key) <= 1:
                 raise WorkshopError(f"model.{key} must be 0 to 1, got {getattr(self, key)}")
-        masked_counts(math.prod(self.grid), self.steps, self.schedule)  # says what does not fit
         _ = self.transformer  # says what does not fit
 
     @property

@@ -66,7 +66,7 @@ class TokenWorld:
         tokenizer, dynamics: trained together: of one grid and one codebook.
         lam: the latent action model of a dynamics with drive "latent". It tells what happened in
             a prompt. With key codes the world takes the game's 15 keys, else latent actions.
-        steps: of unmasking, for each frame; by default as many as the dynamics' config says.
+        steps: of unmasking, for each frame.
         temperature: 0 always takes what is likeliest; 1 draws from what the model believes.
         seed: of the draws. The same action at the same moment gives the same frame.
 
@@ -79,14 +79,13 @@ class TokenWorld:
         tokenizer: Tokenizer,
         dynamics: Dynamics,
         lam: InfersActions | None = None,
-        steps: int | None = None,
+        steps: int = 4,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         _check_parts(tokenizer, dynamics, lam)
         self.tokenizer, self.dynamics, self.lam = packed(tokenizer), dynamics.for_play(), lam
-        self.steps = dynamics.config.steps if steps is None else steps
-        self.temperature, self.seed = temperature, seed
+        self.steps, self.temperature, self.seed = steps, temperature, seed
         self.device = next(dynamics.parameters()).device
         self.key_codes = None if lam is None else lam.key_codes
         keys = self.key_codes
