@@ -56,6 +56,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.evaluation.control:evaluate",
         "whether a world does what is pressed, against the real game",
     ),
+    "evaluate game": (
+        "workshop_lib.evaluation.game:evaluate",
+        "the real game under the keys of long dreams: what a perfect world would have",
+    ),
     "generate": (
         "workshop_lib.generate:generate",
         "a world's dream from a prompt and keys, as a video",

@@ -102,3 +102,13 @@ def test_keys_are_named_by_moments_on_the_ground() -> None:
     # Of jumps no moment on the ground is known to be one: they are named by all there are.
     assert standing[jump].tolist() == everywhere[jump].tolist() == [0, 0, 8]
     assert typical_codes(standing)[[nothing, jump]].tolist() == [1, 2]
+
+
+def test_a_key_gets_a_code_that_means_it_before_a_commoner_one_of_another_key() -> None:
+    table = torch.zeros(6, 3, dtype=torch.int64)
+    left, nothing = MERGED_NAMES.index("left"), MERGED_NAMES.index("nothing")
+    table[left] = torch.tensor([99, 1, 0])
+    table[nothing] = torch.tensor([70, 20, 10])  # mostly LEFT's code, for he faces left
+    assert typical_codes(table)[[left, nothing]].tolist() == [0, 1]
+    table[nothing] = torch.tensor([70, 0, 0])  # nothing speaks of it alone
+    assert typical_codes(table)[nothing] == 0

@@ -54,10 +54,16 @@ def typical_codes(table: Tensor) -> Tensor:
     """For each action the code that is most typical of it, int64 (6,), from counts (6, K).
 
     That is the code with the largest P(code | action) P(action | code), all actions being equally
-    common: one that comes with the action often, and with others seldom.
+    common: one that comes with the action often, and with others seldom. Codes that mean the
+    action more than any other come first: nobody needs LEFT's code for standing still while there
+    is one that speaks of standing still, if seldom.
     """
     share = shares(table)
-    return (share * share / share.sum(dim=0).clamp_min(1e-12)).argmax(dim=1)
+    typical = share * share / share.sum(dim=0).clamp_min(1e-12)
+    means_it = best_mapping(table, balanced=True) == torch.arange(CLASSES)[:, None]
+    means_it &= table.sum(dim=0) > 0
+    others = ~means_it & means_it.any(dim=1, keepdim=True)
+    return typical.masked_fill(others, -1.0).argmax(dim=1)
 
 
 def shares(table: Tensor) -> Tensor:
