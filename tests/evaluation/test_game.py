@@ -19,3 +19,8 @@ def test_the_real_player_runs_into_a_wall_and_one_who_jumps_goes_on(
     assert held["still"][0] < 0.5 < held["still"][-1]  # he runs, and then stands before a wall
     assert held["fresh"] < jumps["fresh"]
     assert report["restarts"]["right held"] < report["restarts"]["run and jump"]
+
+
+def test_more_games_than_levels_are_refused(capsys) -> None:
+    assert main(["evaluate", "game", "--levels=110000:110004", "--games=5"]) == 1
+    assert "--games 5: must be 1 to 4" in capsys.readouterr().err

@@ -16,11 +16,11 @@ from torch import Tensor
 from workshop_lib.data.game import GameConfig, Look
 from workshop_lib.data.policies import make_policy
 from workshop_lib.data.sampling import parse_levels
+from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.drift import DriftReport, long_play, measure_drift
 from workshop_lib.evaluation.metrics import write_json
+from workshop_lib.evaluation.starts import PROMPT
 from workshop_lib.worlds.game_world import GameState, GameWorld
-
-PROMPT = 8  # frames, as long as no level ends in them
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class RealPlay:
 
     def begin(self, frames: Tensor, actions: Tensor) -> GameState:
         """The moment itself: the prompt is what led there."""
-        self.restarts = 0
         return self.moment
 
     def step(self, state: GameState, action: Tensor) -> tuple[Tensor, GameState]:
@@ -76,9 +75,15 @@ def evaluate(
         long: frames of each.
         seed: of the keys.
         out: folder for report.json.
+
+    Raises WorkshopError for more games than levels.
     """
+    first, end = parse_levels(levels)
+    if not 0 < games <= end - first:
+        raise WorkshopError(
+            f"--games {games}: must be 1 to {end - first}, one for each of --levels"
+        )
     world = GameWorld(GameConfig(look=look), games)
-    first, _ = parse_levels(levels)
     state = world.begin(range(first, first + games))
     policy, begun = make_policy("control", games, seed), np.ones(games, dtype=bool)
     for _ in range(PROMPT - 1):
