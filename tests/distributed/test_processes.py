@@ -88,16 +88,19 @@ def running_pair(folder: Path) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_within_a_minute(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", ["SIGKILL", "SIGABRT"])
+def test_a_process_that_dies_ends_the_run_within_a_minute(sign, tmp_path: Path) -> None:
+    """One whose own code aborts it also says where it was."""
     run = running_pair(tmp_path)
     pids = workers(run)
     assert sorted(pids) == [0, 1]
-    os.kill(pids[1], signal.SIGKILL)
+    os.kill(pids[1], signal.Signals[sign])
     began = time.monotonic()
     (said,) = finish(run)
     assert time.monotonic() - began < 60
     assert run.returncode == 1
-    assert "process 1 of 2 died (SIGKILL)" in said, said
+    assert f"process 1 of 2 died ({sign})" in said, said
+    assert ("Fatal Python error: Aborted" in said and "run.py" in said) == (sign == "SIGABRT")
     assert "process 0 of 2" in said and "another process died" in said
 
 

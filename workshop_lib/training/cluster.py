@@ -8,6 +8,7 @@ who. `workshop fit --trainer.devices 8` calls it for you. Started by hand:
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -48,10 +49,12 @@ def layout() -> dict[str, int]:
 def join() -> None:
     """Meets the other processes, so that they can agree before Lightning starts.
 
-    On GPUs two backends serve one group: NCCL what lies on them, gloo all else.
+    On GPUs two backends serve one group: NCCL what lies on them, gloo all else. From here on a
+    process that native code brings down (an abort, a torn memory) says where it was.
     """
     if not started_by_torchrun() or dist.is_initialized():
         return
+    faulthandler.enable()
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
