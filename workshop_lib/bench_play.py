@@ -127,7 +127,7 @@ def uncached_step(world: TokenWorld, state: TokenState, action: Tensor) -> Tenso
 
     start = torch.full((batch, h * w), dynamics.mask_id)
     schedule, noise = dynamics.config.schedule, world.noise(state)
-    how = world.steps, world.temperature, schedule, noise, dynamics.read
+    how = world.steps, world.temperature, schedule, noise, dynamics.reader(state.shown)
     *_, tokens = unmask(predict, start, *how)
     shown = torch.cat([state.tokens, tokens.view(batch, 1, h, w)], dim=1)[:, -world.shown :]
     return world.tokenizer.decode(shown)[:, -1]

@@ -14,6 +14,8 @@ from workshop_lib.errors import WorkshopError
 from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
+from workshop_lib.models.dynamics import Dynamics
+from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
 from workshop_lib.nn.dit import DiTConfig
@@ -80,3 +82,23 @@ def test_what_does_not_fit_is_refused(predictor) -> None:
     alone = DiffusionUNetConfig(mean=SMALL, width=8, with_mean=False)
     with pytest.raises(WorkshopError, match=r"model\.mean is off"):
         start_from(DiffusionUNet(alone), predictor)
+
+
+def test_a_palette_begins_anew_or_stays_behind(tmp_path) -> None:
+    """What is counted in training is no part of a model's shape."""
+    shape = dict(grid=(2, 2), num_codes=4, dim=8, depth=1, heads=1, window=2)
+    with_it, without = (Dynamics(DynamicsConfig(**shape, palette=p)) for p in (1.0, 0.0))
+    shaken_weights(with_it)
+    shaken_weights(without)
+    for found, begun in ((with_it, without), (without, with_it)):
+        path = tmp_path / "d.safetensors"
+        save_model(found, "dynamics", path, {})
+        expected = load_model(path).state_dict()
+        start_from(begun, str(path))
+        for name, value in begun.state_dict().items():
+            torch.testing.assert_close(value, expected.get(name, value))
+    again = Dynamics(DynamicsConfig(**shape, palette=2.0))
+    with_it.palette.shares.copy_(torch.tensor([0.5, 0.5, 0, 0]))
+    save_model(with_it, "dynamics", path, {})
+    start_from(again, str(path))
+    assert torch.equal(again.palette.shares, with_it.palette.shares)

@@ -75,10 +75,10 @@ def test_a_state_can_be_stepped_again_and_again(kind, temperature, prompt):
     assert torch.equal(two, right[:, 4:]) and torch.equal(hold(world, middle, LEFT, 1)[0], one)
 
 
-@pytest.mark.parametrize("body", ["transformer", "conv"])
-def test_the_cache_never_shows(body, prompt):
+@pytest.mark.parametrize("changes", [{}, {"body": "conv"}, {"palette": 1.0}], ids=str)
+def test_the_cache_never_shows(changes, prompt):
     """Long after the start: a world that goes on and one that is new to the moment agree."""
-    tokenizer, dynamics = make_tokenizer(), make_dynamics(body=body)
+    tokenizer, dynamics = make_tokenizer(), make_dynamics(**changes)
     world = TokenWorld(tokenizer, dynamics)
     _, state = hold(world, world.begin(*prompt), RIGHT, 20)
     fresh = TokenWorld(tokenizer, dynamics)
@@ -121,6 +121,7 @@ def test_going_on_costs_one_frame(prompt):
         (dict(depth=1, drive="latent", num_actions=8), 12),
         (dict(body="conv"), 12),
         (dict(body="conv", window=2), 12),
+        (dict(body="conv", palette=2.0), 12),
     ],
     ids=str,
 )
@@ -264,3 +265,20 @@ def test_wrong_prompts_and_actions_are_refused(prompt):
         world.step(state, torch.tensor([1]))
     with pytest.raises(WorkshopError, match="0 to 14, got -1 to 1"):
         world.step(state, torch.tensor([1, -1]))
+
+
+def test_each_dream_keeps_a_palette_of_its_own(prompt):
+    """Two pasts of one end, but with other frames long before it: what they showed still counts."""
+    tokenizer, dynamics = make_tokenizer(), make_dynamics(palette=4.0)
+    frames, actions = prompt
+    state = TokenWorld(tokenizer, dynamics).begin(frames, actions)
+    assert state.shown.sum(dim=1).tolist() == [9 * 64] * 2
+    other = frames.clone()
+    other[:, :4] = 255 - other[:, :4]  # five frames are all that the next one can depend on
+    swapped = TokenWorld(tokenizer, dynamics).begin(other, actions)
+    assert torch.equal(swapped.tokens, state.tokens) and not torch.equal(swapped.shown, state.shown)
+    world = TokenWorld(tokenizer, dynamics)
+    one, two = (hold(world, each, RIGHT, 3) for each in (state, swapped))
+    assert not torch.equal(one[0], two[0])
+    assert torch.equal(hold(world, state, RIGHT, 3)[0], one[0])
+    assert one[1].shown.sum(dim=1).tolist() == pytest.approx([9 * 64 + 3 * 0.3 * 64] * 2)

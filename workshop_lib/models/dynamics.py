@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from workshop_lib.data.clip import Clip
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.dynamics_config import DynamicsConfig
 from workshop_lib.models.maskgit import MaskedClip, draw, mask_clip, mean_where, unmask
+from workshop_lib.models.palette import Palette
 from workshop_lib.models.spoiling import elsewhere
 from workshop_lib.nn.cache import TimeCache
 from workshop_lib.nn.code_table import CodeTable
@@ -62,6 +63,8 @@ class Dynamics(nn.Module):
         self.outputs = CodeTable(*codes, std=0.02)
         self.output_bias = nn.Parameter(torch.zeros(config.num_codes))
         self.head: nn.Module | None = None  # the last two in one, for play
+        palette = config.num_codes, config.code_factors, config.palette
+        self.palette = Palette(*palette) if config.palette else None
 
     def embed(self, tokens: Tensor, led_by: Tensor) -> Tensor:
         """int64 (B, T, h, w) and (B, T) to what the transformer reads, (B, T, N, D)."""
@@ -133,6 +136,13 @@ class Dynamics(nn.Module):
             return self.head(features)
         return linear(features, self.outputs(), self.output_bias)
 
+    def reader(self, shown: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """`read` for features (B, n, D) of dreams that have shown (B, K), if there is a palette."""
+        if shown is None or self.palette is None:
+            return self.read
+        against = self.palette.against(shown)[:, None]
+        return lambda features: self.read(features) + against
+
     def loss(self, clip: Clip, latents: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, in nats, of the masked tokens of every frame but the first.
 
@@ -146,6 +156,8 @@ class Dynamics(nn.Module):
         Raises WorkshopError for a clip without tokens, or latents that do not go with the drive.
         """
         tokens = self._tokens(clip)
+        if self.training and self.palette is not None:
+            self.palette.learn(tokens)
         led_by = self._led_by(clip, latents)
         past, drafts, masked, whole = self.task(tokens)
         if self.training and self.config.own_past:
@@ -244,6 +256,7 @@ class Dynamics(nn.Module):
         steps: int = 4,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        shown: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The next frame, int64 (B, h, w), after each step of unmasking; the last one is done.
 
@@ -252,6 +265,7 @@ class Dynamics(nn.Module):
         newest: the last frame of the past, int64 (B, h, w), and what led to it, (B,), if the cache
             lacks it: the first step takes it there, which costs less than calling the model on it.
         temperature, generator: as in `unmask`.
+        shown: what the dream has shown so far, (B, K), for a model with a palette.
         """
         batch, (h, w) = len(action), self.config.grid
 
@@ -268,7 +282,7 @@ class Dynamics(nn.Module):
             return self.ungroup(features).flatten(1, 3)
 
         start = torch.full((batch, h * w), self.mask_id, device=action.device)
-        how = steps, temperature, self.config.schedule, generator, self.read
+        how = steps, temperature, self.config.schedule, generator, self.reader(shown)
         for tokens in unmask(predict, start, *how):
             yield tokens.view(batch, h, w)
 

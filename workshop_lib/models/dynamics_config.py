@@ -32,6 +32,8 @@ class DynamicsConfig:
     masked_past: share of training clips whose past is masked at random, too.
     spoiled: share of training clips in whose past a rectangle shows another level.
     own_past: share of training clips whose past is, in part, what the model itself would draw.
+    palette: how strongly a dream keeps to the codes that it has shown (models/palette.py); 0 is
+        not at all, 1 is Bayes' rule. For levels of many themes.
     """
 
     grid: tuple[int, int] = (8, 8)
@@ -51,6 +53,7 @@ class DynamicsConfig:
     masked_past: float = 0.1
     spoiled: float = 0.0
     own_past: float = 0.0
+    palette: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("num_codes", "num_actions", "group"):
@@ -70,6 +73,8 @@ class DynamicsConfig:
         for key in ("masked_past", "spoiled", "own_past"):
             if not 0 <= getattr(self, key) <= 1:
                 raise WorkshopError(f"model.{key} must be 0 to 1, got {getattr(self, key)}")
+        if self.palette < 0:
+            raise WorkshopError(f"model.palette must not be negative, got {self.palette}")
         _ = self.transformer  # says what does not fit
 
     @property

@@ -34,6 +34,10 @@ def start_from(model: nn.Module, name: str) -> None:
             f"{type(model).__name__}"
         )
     ours, theirs = part.state_dict(), found.state_dict()
+    # What is counted in training begins anew where it is new, and stays behind where it is not.
+    for key in [key for key in ours.keys() ^ theirs.keys() if key.startswith("palette.")]:
+        theirs.pop(key, None)
+        ours.pop(key, None)
     for key in sorted(ours.keys() | theirs.keys()):
         sizes = [tuple(w[key].shape) if key in w else "missing" for w in (theirs, ours)]
         if sizes[0] != sizes[1]:
@@ -41,4 +45,4 @@ def start_from(model: nn.Module, name: str) -> None:
                 f"--start_from {name}: another shape of model ({key} is {sizes[0]}, here "
                 f"{sizes[1]}); train with the model's keys of that run"
             )
-    part.load_state_dict(theirs)
+    part.load_state_dict({**part.state_dict(), **theirs})

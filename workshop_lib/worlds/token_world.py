@@ -36,18 +36,24 @@ class TokenState:
     tokens: int64 (B, T, h, w), the newest frames, as many as the next one can depend on.
     led_by: int64 (B, T), the action, or latent action, that led to each; -1 for none.
     number: how many frames were dreamed so far.
+    shown: float (B, K), how often each code was in the prompt and the dream, where the dynamics has
+        a palette.
     """
 
     tokens: Tensor
     led_by: Tensor
     number: int
+    shown: Tensor | None = None
 
-    def then(self, tokens: Tensor, led_by: Tensor, kept: int) -> TokenState:
+    def then(
+        self, tokens: Tensor, led_by: Tensor, kept: int, shown: Tensor | None = None
+    ) -> TokenState:
         """The moment after this one, with its frame (B, h, w); the past is cut to `kept` frames."""
         return TokenState(
             torch.cat([self.tokens, tokens[:, None]], dim=1)[:, -kept:],
             torch.cat([self.led_by, led_by[:, None]], dim=1)[:, -kept:],
             self.number + 1,
+            shown,
         )
 
     def equals(self, other: TokenState) -> bool:
@@ -107,6 +113,9 @@ class TokenWorld:
         Raises WorkshopError for a prompt that does not fit.
         """
         check_prompt(frames, actions)
+        shown = None
+        if self.dynamics.palette is not None:  # all of the prompt tells what belongs to it
+            shown = self.dynamics.palette.count(self.tokenizer.encode(frames.to(self.device)))
         frames = frames[:, -self.kept :].to(self.device)
         led_by = actions[:, actions.shape[1] - frames.shape[1] + 1 :].to(self.device)
         if self.lam is None:
@@ -114,7 +123,7 @@ class TokenWorld:
         elif frames.shape[1] > 1:
             led_by = self.lam.infer(frames)
         led_by = torch.nn.functional.pad(led_by, (1, 0), value=UNKNOWN)
-        return TokenState(self.tokenizer.encode(frames), led_by, number=0)
+        return TokenState(self.tokenizer.encode(frames), led_by, 0, shown)
 
     @torch.inference_mode()
     def step(self, state: TokenState, action: Tensor) -> tuple[Tensor, TokenState]:
@@ -133,9 +142,13 @@ class TokenWorld:
             steps=self.steps,
             temperature=self.temperature,
             generator=self.noise(state),
+            shown=state.shown,
         )
         self._cached = state
-        following = state.then(tokens, led_by, self.kept)
+        shown, palette = state.shown, self.dynamics.palette
+        if shown is not None and palette is not None:
+            shown = palette.then(shown, tokens)
+        following = state.then(tokens, led_by, self.kept, shown)
         frame = self.tokenizer.decode(following.tokens[:, -self.shown :])[:, -1]
         return frame.to(action.device), following
 
