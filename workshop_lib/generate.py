@@ -71,7 +71,8 @@ def generate(
         start: frame of the episode at which the prompt begins.
         length: frames in the prompt; a picture is a prompt of one.
         look: of the real game: mono, easy or hard.
-        tokenizer: the safetensors file of the tokenizer, for worlds of tokens.
+        tokenizer: the safetensors file of the tokenizer, for worlds of tokens; in a world of pixels
+            dreamed frames pass through it. "none": not even through the model's own.
         lam: the safetensors file of the latent action model, for worlds driven by its codes.
         device: where it dreams: cpu, cuda, or auto for the GPU if there is one.
         steps: of making a frame, in worlds that take several; by default the world's own.

@@ -137,7 +137,7 @@ def test_other_files_are_no_reports(run):
 def test_a_model_is_not_registered_before_what_it_needs(run):
     note = {"tokenizer": json.dumps({"file": "tokens.safetensors", "sha256": "0" * 64})}
     save_model(NextFrame(NextFrameConfig()), "next_frame", run / "mine.safetensors", note)
-    with pytest.raises(WorkshopError, match=r"trained with tokens\.safetensors, which is not reg"):
+    with pytest.raises(WorkshopError, match=r"needs tokens\.safetensors, which is not reg"):
         register(run, recipe="next_frame/tiny")
 
 

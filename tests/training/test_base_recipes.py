@@ -11,7 +11,9 @@ from tests.conftest import REPOSITORY, SAMPLE
 from workshop_lib.cli import main
 from workshop_lib.data.clips import ClipConfig, fixed_clips
 from workshop_lib.data.splits import split_shards
+from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model
+from workshop_lib.pretrained import load_pretrained
 from workshop_lib.training.export import export
 from workshop_lib.worlds.opening import open_world
 
@@ -65,3 +67,13 @@ def test_a_base_recipe_trains_and_its_file_works(recipe, request, tmp_path, monk
         state = world.begin(clip.frames[:, :5], clip.actions[:, :4])
         frame, _ = world.step(state, torch.tensor([7, 1]))
         assert frame.shape == clip.frames[:, 0].shape and frame.float().std() > 1
+    if recipe == "next_frame/base":  # it may say through which tokenizer it dreams
+        through = export(run, "through.safetensors", repeater="tokenizer-base")
+        plain, repeated = open_world(through, tokenizer="none"), open_world(through)
+        assert torch.equal(plain.step(state, torch.tensor([7, 1]))[0], frame)
+        again = load_pretrained("tokenizer-base").reconstruct(frame[:, None])[:, 0]
+        shown = repeated.step(state, torch.tensor([7, 1]))[0]
+        assert (shown.float() - again.float()).abs().mean() < 1  # packed, it rounds otherwise
+    elif family in ("tokenizer", "lam", "dynamics"):
+        with pytest.raises(WorkshopError, match=r"--repeater is for next_frame, diffusion_unet"):
+            export(run, "through.safetensors", repeater="tokenizer-base")

@@ -87,6 +87,20 @@ def test_all_else_is_as_it_was(plain, encoded, tokenizer):
     assert (noted["file"], noted["num_codes"], noted["grid"]) == ("mine.safetensors", 512, [8, 8])
 
 
+def test_redrawn_frames_are_what_the_tokenizer_makes_of_them(tmp_path, plain, encoded, tokenizer):
+    encode(tokenizer, str(plain), str(tmp_path / "new"), redraw=True, progress=False)
+    model = load_model(tokenizer)
+    for old, new in zip(episodes(encoded), episodes(tmp_path / "new"), strict=True):
+        for key in ("tokens", "actions", "first", "reward"):
+            np.testing.assert_array_equal(getattr(old, key), getattr(new, key))
+        tokens = torch.from_numpy(new.tokens.astype(np.int64))
+        again = model.decode(tokens[None])[0].float().numpy()
+        assert np.abs(new.frames - again).max() <= 1  # in batches it rounds otherwise
+        assert np.abs(new.frames - old.frames.astype(np.float32)).mean() > 5
+    with pytest.raises(WorkshopError, match="holds tokens of"):
+        encode(tokenizer, str(plain), str(tmp_path / "new"), progress=False)
+
+
 def test_the_tokenizer_stays_noted_when_the_folder_is_described_again(encoded):
     before = load_manifest(encoded)
     assert split(str(encoded))["tokenizer"] == before["tokenizer"]
@@ -98,11 +112,11 @@ def test_cut_off_it_goes_on_where_it_was(tmp_path, plain, encoded, tokenizer, mo
 
     whole, done = module.encode_episodes, []
 
-    def cut_off(model, source):
+    def cut_off(model, source, redraw):
         done.append(1)
         if len(done) == 2:
             raise KeyboardInterrupt
-        return whole(model, source)
+        return whole(model, source, redraw)
 
     out = tmp_path / "new"
     monkeypatch.setattr(module, "encode_episodes", cut_off)

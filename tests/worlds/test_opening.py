@@ -1,6 +1,7 @@
 """From files to worlds, and what is said of files that do not go together."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.dynamics import Dynamics
 from workshop_lib.models.dynamics_config import DynamicsConfig
-from workshop_lib.models.files import save_model
+from workshop_lib.models.files import load_model, save_model
 from workshop_lib.models.next_frame import NextFrame, NextFrameConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
 from workshop_lib.nn.dit import DiTConfig
@@ -59,7 +60,8 @@ def test_the_world_dreams_as_its_model_does(files):
         ({"model": "tokenizer"}, "a tokenizer alone is no world"),
         ({"model": "dynamics"}, "a dynamics world needs --tokenizer FILE"),
         ({"model": "dynamics", "tokenizer": "next"}, "next.safetensors: holds a next_frame, not"),
-        ({"model": "next", "tokenizer": "tokenizer"}, "a next_frame world takes no --tokenizer"),
+        ({"model": "dynamics", "tokenizer": "none"}, "a dynamics world needs --tokenizer FILE"),
+        ({"model": "next", "tokenizer": "dynamics"}, "holds a dynamics, not the tokenizer"),
         ({"model": "next", "lam": "tokenizer"}, "a next_frame world takes no --lam"),
         ({"model": "next", "steps": 4}, "has no option 'steps'; it has none"),
         (
@@ -87,6 +89,31 @@ def test_the_models_own_tokenizer_is_found_and_another_refused(tmp_path):
         open_world(model, tokenizer=tmp_path / "other.safetensors")
     (tmp_path / "own.safetensors").rename(tmp_path / "elsewhere.safetensors")
     with pytest.raises(WorkshopError, match="needs --tokenizer FILE"):
+        open_world(model)
+
+
+def test_a_world_of_pixels_names_the_tokenizer_its_dreams_pass_through(files, tmp_path):
+    torch.manual_seed(0)
+    path, small = tmp_path / "mine.safetensors", TokenizerConfig(dim=16, depth=1, latent_dim=16)
+    save_model(Tokenizer(small), "tokenizer", path, {})
+    note = {"repeater": json.dumps(tokenizer_entry(path, 512, (8, 8)))}
+    model = tmp_path / "next.safetensors"
+    net = NextFrame(NextFrameConfig(width=16, depth=1, middle=2, cond_dim=32))
+    save_model(net, "next_frame", model, note)
+    frames = torch.randint(0, 256, (1, 8, 64, 64, 3), dtype=torch.uint8)
+
+    def first(**given):
+        world = open_world(model, **given)
+        return world.step(world.begin(frames, torch.full((1, 7), RIGHT)), torch.tensor([RIGHT]))[0]
+
+    plain = first(tokenizer="none")
+    other = Path(files["tokenizer"])  # a world of pixels takes any
+    for frame, file in ((first(), path), (first(tokenizer=other), other)):
+        again = load_model(file).reconstruct(plain[:, None])[:, 0]
+        assert (frame.float() - again.float()).abs().mean() < 0.5  # packed, it rounds otherwise
+        assert (frame.float() - plain.float()).abs().mean() > 5
+    path.unlink()
+    with pytest.raises(WorkshopError, match="a next_frame world needs --tokenizer FILE"):
         open_world(model)
 
 

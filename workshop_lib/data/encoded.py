@@ -16,6 +16,7 @@ from workshop_lib.data.splits import MANIFEST, file_sha256, load_manifest
 from workshop_lib.errors import WorkshopError
 
 KEY = "tokenizer"  # in a manifest, and in the metadata of a model's file
+REPEATER = "repeater"  # in the latter, for a world of pixels whose dreams pass through a tokenizer
 ENCODING_FILE = "encoding.json"  # beside the manifest: what `workshop encode` was asked to do
 
 
@@ -61,9 +62,12 @@ def check_tokenizer(metadata: Mapping[str, str], tokenizer_file: str | Path) -> 
         )
 
 
-def tokenizer_beside(model_file: str | Path, metadata: Mapping[str, str]) -> Path | None:
-    """The tokenizer that a model was trained on, if its file lies in the model's folder."""
-    entry = json.loads(metadata.get(KEY, "null"))
+def tokenizer_beside(
+    model_file: str | Path, metadata: Mapping[str, str], key: str = KEY
+) -> Path | None:
+    """The tokenizer that a model was trained on, or (REPEATER) dreams through, if its file lies in
+    the model's folder."""
+    entry = json.loads(metadata.get(key, "null"))
     if entry is None:
         return None
     path = Path(model_file).parent / entry["file"]

@@ -118,7 +118,8 @@ def evaluate(
             levels and seed are the file's own), else written.
         data: a split folder, for machines without both: recorded stretches of LEFT and RIGHT in
             its test set are dreamed, as pressed and with the keys exchanged.
-        tokenizer: the safetensors file of the tokenizer, for worlds of tokens.
+        tokenizer: the safetensors file of the tokenizer, for worlds of tokens; in a world of pixels
+            dreamed frames pass through it. "none": not even through the model's own.
         lam: the safetensors file of the latent action model, for worlds driven by its codes.
         steps: how often each frame is refined, for worlds that have steps.
         temperature: how freely a world of tokens draws; 0 takes what is likeliest.

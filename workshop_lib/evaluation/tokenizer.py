@@ -18,6 +18,7 @@ from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.metrics import Score, psnr_per_clip, score, ssim_per_clip
 from workshop_lib.models.files import load_model
+from workshop_lib.models.token_search import search_tokens
 from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.nn.codebook import CodebookUse
 from workshop_lib.pretrained import find_file
@@ -32,6 +33,8 @@ class TokenizerReport:
     controls: the PSNR of pictures that need no tokenizer: the mean frame, and a small bicubic
         copy of at most the same bits.
     usage: share of codes used at all. perplexity: how many codes are used, in effect.
+    searched: psnr of the tokens that `search` sweeps find (models/token_search.py), where there
+        are any; all else is of the encoder's own tokens.
     """
 
     frames: int
@@ -44,6 +47,8 @@ class TokenizerReport:
     usage: float
     perplexity: float
     code_counts: list[int]
+    search: int = 0
+    searched: Score | None = None
 
     def table(self) -> str:
         rows = {
@@ -51,6 +56,7 @@ class TokenizerReport:
             "tokens a frame": f"{self.tokens_per_frame:g} of {self.num_codes} codes",
             "bits a frame": f"{self.bits_per_frame:g}",
             "PSNR, dB": str(self.psnr),
+            **({"PSNR by search, dB": str(self.searched)} if self.search else {}),
             "SSIM": f"{self.ssim.mean:.4f} ± {self.ssim.interval:.4f}",
             **{f"control: {name}, dB": str(score) for name, score in self.controls.items()},
             "codes in use": f"{100 * self.usage:.1f}%",
@@ -67,6 +73,7 @@ def evaluate(
     clips: int = 128,
     length: int = 16,
     seed: int = 0,
+    search: int = 0,
     out: str | None = None,
 ) -> TokenizerReport:
     """Measures a tokenizer on held-out clips, and draws what it does.
@@ -78,6 +85,8 @@ def evaluate(
         clips: how many clips are measured.
         length: frames in a clip; at most so many, where the tokenizer shrinks time.
         seed: of the choice of clips.
+        search: sweeps of a search for better tokens than the encoder's, whose PSNR is reported
+            beside the encoder's; each takes some 45 decodings a frame.
         out: folder for report.json, reconstructions.png, tokens.png and codebook.png.
     """
     tokenizer = load_model(find_file(model))
@@ -85,7 +94,7 @@ def evaluate(
         raise WorkshopError(f"{model}: holds a {type(tokenizer).__name__}, not a tokenizer")
     time_patch = tokenizer.config.time_patch  # it takes 1 + a multiple of that
     frames = heldout_clips(data, split, clips, length - (length - 1) % time_patch, seed)
-    report = measure(tokenizer, frames)
+    report = measure(tokenizer, frames, search)
     print(report.table())
     if out is not None:
         write_report(Path(out), tokenizer, report, frames[:8])
@@ -101,12 +110,13 @@ def heldout_clips(data: str | Path, split: str, clips: int, length: int, seed: i
 
 
 @torch.no_grad()
-def measure(tokenizer: Tokenizer, frames: Tensor) -> TokenizerReport:
-    """The report on uint8 frames (B, T, H, W, C)."""
+def measure(tokenizer: Tokenizer, frames: Tensor, search: int = 0) -> TokenizerReport:
+    """The report on uint8 frames (B, T, H, W, C). search: sweeps (models/token_search.py)."""
     use = CodebookUse(tokenizer.num_codes)
     device = next(tokenizer.parameters()).device
     psnr: list[float] = []
     ssim: list[float] = []
+    searched: list[float] = []
     controls: dict[str, list[float]] = {"mean frame": [], "bicubic of as many bits": []}
     mean_frame = frames_to_video(frames).mean(dim=(0, 1), keepdim=True)
     side = math.isqrt(int(tokenizer.bits_per_frame / 24))  # pixels of 24 bits
@@ -117,6 +127,9 @@ def measure(tokenizer: Tokenizer, frames: Tensor) -> TokenizerReport:
         real, video = frames_to_video(part), frames_to_video(again)
         small = bicubic(real, max(1, side))
         psnr += psnr_per_clip(video, real)
+        if search:
+            better = tokenizer.decode(search_tokens(tokenizer, part.to(device), search)).cpu()
+            searched += psnr_per_clip(frames_to_video(better), real)
         ssim += ssim_per_clip(video, real)
         controls["mean frame"] += psnr_per_clip(mean_frame.expand_as(real), real)
         controls["bicubic of as many bits"] += psnr_per_clip(small, real)
@@ -131,6 +144,8 @@ def measure(tokenizer: Tokenizer, frames: Tensor) -> TokenizerReport:
         usage=use.share,
         perplexity=use.perplexity,
         code_counts=use.counts.tolist(),
+        search=search,
+        searched=score(searched) if search else None,
     )
 
 
@@ -153,10 +168,10 @@ def write_report(
     brief = replace(report, code_counts=[])
     (folder / "report.json").write_text(json.dumps(asdict(brief), indent=2) + "\n")
     middle = frames.shape[1] // 2
-    rows = torch.cat([frames[:, middle], tokenizer.reconstruct(frames)[:, middle]])
+    tokens = tokenizer.encode(frames)
+    rows = torch.cat([frames[:, middle], tokenizer.decode(tokens)[:, middle]])
     labels = ["real"] * len(frames) + ["again"] * len(frames)
     sheet = contact_sheet(rows.numpy(), len(frames), labels, scale=2)
     write_image(folder / "reconstructions.png", sheet)
-    tokens = tokenizer.encode(frames[:1])[0, 0]
-    token_map(frames[0, 0].numpy(), tokens.numpy()).savefig(folder / "tokens.png")
+    token_map(frames[0, 0].numpy(), tokens[0, 0].numpy()).savefig(folder / "tokens.png")
     codebook_histogram(report.code_counts).savefig(folder / "codebook.png")

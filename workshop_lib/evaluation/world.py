@@ -76,7 +76,8 @@ def evaluate(
         prompt: frames of each episode that the world is shown.
         horizon: frames that it then dreams.
         long: frames of a few long dreams; 0 for none.
-        tokenizer: the safetensors file of the tokenizer, for worlds of tokens.
+        tokenizer: the safetensors file of the tokenizer, for worlds of tokens; in a world of pixels
+            dreamed frames pass through it. "none": not even through the model's own.
         lam: the safetensors file of the latent action model, for worlds driven by its codes.
         steps: how often each frame is refined, for worlds that have steps.
         temperature: how freely a world of tokens draws; 0 takes what is likeliest.

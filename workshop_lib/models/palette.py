@@ -13,8 +13,6 @@ past tells everything, so no code is made more likely than the model would have 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -77,4 +75,4 @@ def smoothed(counts: Tensor, factors: tuple[int, ...]) -> Tensor:
         wide = torch.cat([ends[0], x, ends[1]], dim=axis)
         below, above = (wide.narrow(axis, at, x.shape[axis]) for at in (0, 2))
         x = 0.25 * below + 0.5 * x + 0.25 * above
-    return x.reshape(-1, math.prod(factors))
+    return x.reshape(counts.shape)

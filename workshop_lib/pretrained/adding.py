@@ -19,7 +19,7 @@ from workshop_lib.pretrained.cards import write_pages
 from workshop_lib.pretrained.measured import find_reports, read_report
 from workshop_lib.pretrained.registry import Entry, Training, get_entry, is_known
 
-PARTS = ("tokenizer", "lam")  # what a file may say that it was trained with
+PARTS = ("tokenizer", "repeater", "lam")  # what a file may say that it needs
 EVALUATE = "workshop evaluate "
 
 
@@ -180,7 +180,8 @@ def _metrics(old: dict[str, Any], reports: str, lines: list[str]) -> dict[str, A
 
 
 def _needs(metadata: dict[str, str], name: str) -> tuple[str, ...]:
-    """The names of the registered models that a file was trained with, by its metadata.
+    """The names of the registered models that a file was trained with or dreams through, by its
+    metadata.
 
     Raises WorkshopError for one that is not registered.
     """
@@ -189,8 +190,8 @@ def _needs(metadata: dict[str, str], name: str) -> tuple[str, ...]:
         entry = registry.entry_needed(metadata, part)
         if entry is None and part in metadata:
             raise WorkshopError(
-                f"{name} was trained with {json.loads(metadata[part])['file']}, which is not "
-                f"registered; `workshop pretrained add` that first"
+                f"{name} needs {json.loads(metadata[part])['file']}, which is not registered; "
+                f"`workshop pretrained add` that first"
             )
         needs += [] if entry is None else [entry.name]
     return tuple(needs)

@@ -141,6 +141,7 @@ def result(entry: Entry) -> tuple[str, Row]:
         return "tokenizers", {
             "a frame": f"{report['tokens_per_frame']:g} tokens of {report['num_codes']} codes",
             "PSNR": _dB(report["psnr"]),
+            "of better tokens": _dB(report.get("searched")),
             "SSIM": _plain(report["ssim"], 3),
             "codes in use": f"{100 * report['usage']:.1f}%",
         }
@@ -166,8 +167,10 @@ def gif_table(entries: Iterable[Entry], repository: Path = REPOSITORY) -> str:
 
 def _of_a_tokenizer(report: dict[str, Any]) -> str:
     controls = ", ".join(f"{name} {_dB(value)}" for name, value in report["controls"].items())
+    searched = report.get("searched")
+    found = f"; {_dB(searched)} by a search of {report['search']} sweeps" if searched else ""
     return (
-        f"{report['frames']} held-out frames: PSNR {_dB(report['psnr'])} ({controls}), SSIM "
+        f"{report['frames']} held-out frames: PSNR {_dB(report['psnr'])} ({controls}{found}), SSIM "
         f"{_plain(report['ssim'], 3)}, {report['tokens_per_frame']:g} tokens of "
         f"{report['num_codes']} codes, {100 * report['usage']:.1f}% of them in use\n"
     )

@@ -43,9 +43,9 @@ def find_file(model: str | Path) -> Path:
 
 
 def find_needed(metadata: Mapping[str, str], part: str) -> Path | None:
-    """The file of the registry's model that another was trained with, if there is one.
+    """The file of the registry's model that another needs, if there is one.
 
-    metadata: of the other's file. part: "tokenizer" or "lam".
+    metadata: of the other's file. part: "tokenizer", "repeater" or "lam".
     """
     entry = entry_needed(metadata, part)
     return None if entry is None else find(entry)

@@ -41,6 +41,7 @@ def encode(
     out: str,
     format: Format = "same",
     skip_bad: bool = False,
+    redraw: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Writes a dataset again with its tokens, so that training on tokens needs no encoder.
@@ -53,6 +54,8 @@ def encode(
         out: folder for the same three sets with tokens.
         format: of the new shards: same as data's, array_record, npz or npy.
         skip_bad: go on past records that cannot be read, and count them.
+        redraw: write frames as the tokenizer draws them again, in place of the real ones: what a
+            world of pixels sees whose dreams pass through it (worlds/repeater.py).
         progress: show a progress bar with frames per second and time left.
     """
     from tqdm.auto import tqdm
@@ -62,7 +65,8 @@ def encode(
     source, target = Path(data), Path(out)
     manifest = load_manifest(source)
     entry = tokenizer_entry(tokenizer, model.num_codes, model.config.grid)
-    _remember(target, {KEY: entry, "data": file_sha256(source / MANIFEST), "format": format})
+    settings = {KEY: entry, "data": file_sha256(source / MANIFEST), "format": format}
+    _remember(target, {**settings, "redraw": True} if redraw else settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     frames, begun = 0, time.perf_counter()
@@ -76,7 +80,7 @@ def encode(
                 if new.exists():  # from before an interruption
                     bar.update(shard["frames"])
                 else:
-                    _encode_shard(model, path, new, skip_bad, bar.update)
+                    _encode_shard(model, path, new, skip_bad, redraw, bar.update)
                     frames += shard["frames"]
                 part["shards"][number] = shard_entry(target, new, read_index(new))
             part["bad_records"] = 0
@@ -133,19 +137,26 @@ def _new_path(target: Path, file: str, format: Format) -> Path:
 
 
 def _encode_shard(
-    tokenizer: Tokenizer, path: Path, new: Path, skip_bad: bool, on_frames: Callable[[int], Any]
+    tokenizer: Tokenizer,
+    path: Path,
+    new: Path,
+    skip_bad: bool,
+    redraw: bool,
+    on_frames: Callable[[int], Any],
 ) -> None:
     records, shard = read_index(path, skip_bad=skip_bad).records, open_shard(path)
     with ShardWriter(new) as writer:
-        for episode in encode_episodes(tokenizer, map(shard.read, records)):
+        for episode in encode_episodes(tokenizer, map(shard.read, records), redraw):
             writer.write(episode)
             on_frames(len(episode))
     shard.close()
 
 
 @torch.inference_mode()
-def encode_episodes(tokenizer: Tokenizer, episodes: Iterable[Episode]) -> Iterator[Episode]:
-    """The episodes with their tokens.
+def encode_episodes(
+    tokenizer: Tokenizer, episodes: Iterable[Episode], redraw: bool = False
+) -> Iterator[Episode]:
+    """The episodes with their tokens, and, to redraw them, with the frames that these make.
 
     A tokenizer that looks back in time sees each episode from its first frame on. One that takes
     frames by themselves gets those of several short episodes at once.
@@ -156,21 +167,29 @@ def encode_episodes(tokenizer: Tokenizer, episodes: Iterable[Episode]) -> Iterat
     for episode in episodes:
         waiting.append(episode)
         if not per_frame or sum(map(len, waiting)) >= batch:
-            yield from _with_tokens(tokenizer, waiting, batch if per_frame else len(episode))
+            yield from _with_tokens(
+                tokenizer, waiting, batch if per_frame else len(episode), redraw
+            )
             waiting = []
     if waiting:
-        yield from _with_tokens(tokenizer, waiting, batch)
+        yield from _with_tokens(tokenizer, waiting, batch, redraw)
 
 
-def _with_tokens(tokenizer: Tokenizer, episodes: list[Episode], batch: int) -> list[Episode]:
+def _with_tokens(
+    tokenizer: Tokenizer, episodes: list[Episode], batch: int, redraw: bool
+) -> list[Episode]:
     """Encodes the episodes' frames laid end to end, `batch` of them at once."""
     device = next(tokenizer.parameters()).device
     frames = torch.from_numpy(np.concatenate([episode.frames for episode in episodes]))
-    parts = [tokenizer.encode(part[None].to(device))[0].cpu() for part in frames.split(batch)]
     dtype = np.uint16 if tokenizer.num_codes <= 1 << 16 else np.uint32
-    tokens = torch.cat(parts).numpy().astype(dtype)  # F h w
-    ends = np.cumsum([len(episode) for episode in episodes])
+    parts = [tokenizer.encode(part[None].to(device))[0] for part in frames.split(batch)]
+    if redraw:
+        frames = torch.cat([tokenizer.decode(part[None])[0].cpu() for part in parts])
+    tokens = torch.cat(parts).cpu().numpy().astype(dtype)  # F h w
+    ends = np.cumsum([len(episode) for episode in episodes])[:-1]
     return [
-        replace(episode, tokens=own)
-        for episode, own in zip(episodes, np.split(tokens, ends[:-1]), strict=True)
+        replace(episode, frames=own, tokens=made)
+        for episode, own, made in zip(
+            episodes, np.split(frames.numpy(), ends), np.split(tokens, ends), strict=True
+        )
     ]

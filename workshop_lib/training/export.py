@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from workshop_lib.data.encoded import KEY, tokenizer_note
+from workshop_lib.data.encoded import KEY, REPEATER, tokenizer_entry, tokenizer_note
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import config_from_dict, model_classes
 from workshop_lib.models.files import read_metadata, run_note, save_model
 from workshop_lib.models.latent_driven import KEY as LAM_KEY
+from workshop_lib.pretrained import find_file
+from workshop_lib.training.encode import load_tokenizer
 from workshop_lib.training.unseen_keys import seen_actions, settle_unseen
+
+PIXELS = ("next_frame", "diffusion_unet", "diffusion")  # families of worlds without tokens
 
 
 def export(
@@ -21,6 +26,7 @@ def export(
     out: str | None = None,
     checkpoint: str = "last.ckpt",
     dtype: str = "float32",
+    repeater: str | None = None,
 ) -> Path:
     """Writes a run's averaged weights and config as one safetensors file.
 
@@ -29,6 +35,10 @@ def export(
         out: the file; by default model.safetensors in the run folder.
         checkpoint: which one of the run's checkpoints.
         dtype: float32, float16 or bfloat16; half the size where quality holds.
+        repeater: for a world of pixels, the file or name of a tokenizer through which its dreams
+            shall pass, so that they last.
+
+    Raises WorkshopError for a folder that is no run's, and for a repeater where there can be none.
     """
     folder = Path(run)
     config_path, path = folder / "config.yaml", folder / "checkpoints" / checkpoint
@@ -46,9 +56,19 @@ def export(
     settle_unseen(model, seen_actions(config["data"]["path"]))
     target = Path(out) if out else folder / "model.safetensors"
     notes = {"run": run_note(folder), **_notes(folder, config)}
+    if repeater is not None:
+        notes[REPEATER] = json.dumps(_repeater(config["family"], find_file(repeater)))
     save_model(model, config["family"], target, notes, dtype)
     print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")
     return target
+
+
+def _repeater(family: str, file: Path) -> dict[str, Any]:
+    """What the file of a world of pixels says of the tokenizer through which its dreams pass."""
+    if family not in PIXELS:
+        raise WorkshopError(f"--repeater is for {', '.join(PIXELS)}; this run trained a {family}")
+    tokenizer = load_tokenizer(file)
+    return tokenizer_entry(file, tokenizer.num_codes, tokenizer.config.grid)
 
 
 def _notes(folder: Path, config: dict[str, Any]) -> dict[str, str]:

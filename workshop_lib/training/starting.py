@@ -18,7 +18,8 @@ def start_from(model: nn.Module, name: str) -> None:
 
     name: a file, or the name of a trained model; of the same shape, while what only concerns
         training or play (noise, unroll, steps) may differ. A count of training steps comes along:
-        with `unroll_after`, those of the other model count.
+        with `unroll_after`, those of the other model count. So do a palette's shares, if both have
+        one.
 
     Raises WorkshopError for a model of another kind or shape.
     """

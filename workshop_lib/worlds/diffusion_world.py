@@ -11,7 +11,9 @@ from torch import Tensor
 from workshop_lib.data.clip import video_to_frames
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.denoising import UNKNOWN, check_play, next_frame
+from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.worlds.checks import check_actions, check_prompt, check_step, dice
+from workshop_lib.worlds.repeater import repeater
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class DiffusionWorld:
 
     Args:
         model: any denoiser.
+        tokenizer: every dreamed frame passes through it, so that dreams last (worlds/repeater.py).
         steps: passes for each frame ("heun": nearly twice as many).
         sampler: ddim, euler, heun or dpm (models/diffusion_math.py).
         guidance: above 1 the action counts for more, at twice the price.
@@ -61,6 +64,7 @@ class DiffusionWorld:
     def __init__(
         self,
         model: Any,
+        tokenizer: Tokenizer | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
@@ -68,7 +72,7 @@ class DiffusionWorld:
         seed: int = 0,
     ) -> None:
         config = model.config
-        self.model = model.for_play()
+        self.model, self.repeat = model.for_play(), repeater(tokenizer)
         self.steps = config.steps if steps is None else steps
         self.sampler = config.sampler if sampler is None else sampler
         self.guidance = config.guidance if guidance is None else guidance
@@ -111,7 +115,7 @@ class DiffusionWorld:
         check_step(action, len(state.frames), self.num_actions)
         memory, led_by = self._memory_of(state), action.to(self.device)
         how = self.steps, self.sampler, self.guidance, self.noise(state)
-        frame = video_to_frames(next_frame(self.model, memory, led_by, *how))
+        frame = self.repeat(video_to_frames(next_frame(self.model, memory, led_by, *how)))
         self._newest = state.then(frame, led_by, self.model.kept)
         return frame.to(action.device), self._newest
 

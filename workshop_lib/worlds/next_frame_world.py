@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from workshop_lib.models.next_frame import NextFrame
+from workshop_lib.models.tokenizer import Tokenizer
 from workshop_lib.worlds.checks import check_actions, check_prompt, check_step
+from workshop_lib.worlds.repeater import repeater
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,14 @@ class NextFrameWorld:
     Nothing is random in it, and nothing remembered but the last k frames, as uint8: a dream goes
     on in the same way from a state and from a prompt with the frames that were shown. It runs on
     the model's device; frames come back to where the action was.
+
+    Args:
+        model: the predictor.
+        tokenizer: every dreamed frame passes through it, so that dreams last (worlds/repeater.py).
     """
 
-    def __init__(self, model: NextFrame) -> None:
-        self.model = model
+    def __init__(self, model: NextFrame, tokenizer: Tokenizer | None = None) -> None:
+        self.model, self.repeat = model, repeater(tokenizer)
         self.num_actions, self.context = model.num_actions, model.config.frames
 
     @torch.inference_mode()
@@ -54,6 +60,6 @@ class NextFrameWorld:
         """
         check_step(action, len(state.frames), self.num_actions)
         pressed = torch.cat([state.actions, action.to(state.actions)[:, None]], dim=1)
-        frame = self.model.next_frames(state.frames, pressed)
+        frame = self.repeat(self.model.next_frames(state.frames, pressed))
         frames = torch.cat([state.frames[:, 1:], frame[:, None]], dim=1)
         return frame.to(action.device), NextFrameState(frames, pressed[:, 1:])

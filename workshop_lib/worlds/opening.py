@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from workshop_lib.data.encoded import check_tokenizer, tokenizer_beside
+from workshop_lib.data.encoded import KEY, REPEATER, check_tokenizer, tokenizer_beside
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import load_model, read_metadata
 from workshop_lib.models.latent_driven import check_lam, lam_beside
@@ -18,12 +18,21 @@ from workshop_lib.worlds.world import World
 # family of the model: (module, class, the models that it is made of, in its order); imported when
 # asked for
 WORLDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "diffusion": ("workshop_lib.worlds.diffusion_world", "DiffusionWorld", ("model",)),
-    "diffusion_unet": ("workshop_lib.worlds.diffusion_world", "DiffusionWorld", ("model",)),
-    "next_frame": ("workshop_lib.worlds.next_frame_world", "NextFrameWorld", ("model",)),
+    "diffusion": ("workshop_lib.worlds.diffusion_world", "DiffusionWorld", ("model", "tokenizer")),
+    "diffusion_unet": (
+        "workshop_lib.worlds.diffusion_world",
+        "DiffusionWorld",
+        ("model", "tokenizer"),
+    ),
+    "next_frame": (
+        "workshop_lib.worlds.next_frame_world",
+        "NextFrameWorld",
+        ("model", "tokenizer"),
+    ),
     "dynamics": ("workshop_lib.worlds.token_world", "TokenWorld", ("tokenizer", "model", "lam")),
 }
-OPTIONAL = ("lam",)
+OF_TOKENS = ("dynamics",)  # families that cannot do without a tokenizer, and with their own alone
+NONE = "none"  # no tokenizer, even if the model's file names one
 # what the other files must hold
 FAMILY_OF = {"tokenizer": "tokenizer", "lam": "latent_action"}
 # how a world dreams, where it has a choice; all verbs call them by these names
@@ -41,7 +50,9 @@ def open_world(
 
     tokenizer, lam: the files (or names) of the tokenizer and of the latent action model, for
         worlds of tokens. Those that the model was trained with are found beside it under their own
-        names, and among the pretrained ones.
+        names, and among the pretrained ones. In a world of pixels the dreamed frames pass through
+        the tokenizer (worlds/repeater.py): the one given, or the one that the model's file names;
+        "none" for neither.
     device: where it dreams: "cpu", "cuda", or "auto" for the GPU if there is one.
     options: what the world's class takes besides (steps, temperature, sampler, guidance, seed);
         None leaves the world's own default.
@@ -50,25 +61,27 @@ def open_world(
     tokenizer other than the one whose tokens the model learned, and for an option that this world
     does not have.
     """
-    model = find_file(model)
-    tokenizer, lam = (None if part is None else find_file(part) for part in (tokenizer, lam))
+    model, alone = find_file(model), tokenizer == NONE
+    tokenizer = None if tokenizer is None or alone else find_file(tokenizer)
+    lam = None if lam is None else find_file(lam)
     metadata = read_metadata(model)
     family = metadata["family"]
     given = fitting_options(str(model), family, options)
     module, name, parts = WORLDS[family]
-    if tokenizer is None and "tokenizer" in parts:
-        tokenizer = tokenizer_beside(model, metadata) or find_needed(metadata, "tokenizer")
+    note = KEY if family in OF_TOKENS else REPEATER
+    if tokenizer is None and not alone:
+        tokenizer = tokenizer_beside(model, metadata, note) or find_needed(metadata, note)
+    if tokenizer is None and (family in OF_TOKENS or (note in metadata and not alone)):
+        raise WorkshopError(f"{model}: a {family} world needs --tokenizer FILE, too")
     if lam is None and "lam" in parts:
         lam = lam_beside(model, metadata) or find_needed(metadata, "lam")
     others = {"tokenizer": tokenizer, "lam": lam}
     for part, path in others.items():
         if path is not None and part not in parts:
             raise WorkshopError(f"{model}: a {family} world takes no --{part} (got {path})")
-        if path is None and part in parts and part not in OPTIONAL:
-            raise WorkshopError(f"{model}: a {family} world needs --{part} FILE, too")
         if path is not None and (found := read_metadata(path)["family"]) != FAMILY_OF[part]:
             raise WorkshopError(f"{path}: holds a {found}, not the {part}")
-    if tokenizer is not None:
+    if tokenizer is not None and family in OF_TOKENS:
         check_tokenizer(metadata, tokenizer)
     paths = {"model": model, **others}
     files = [paths[part] for part in parts]

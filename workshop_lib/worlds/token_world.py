@@ -113,17 +113,19 @@ class TokenWorld:
         Raises WorkshopError for a prompt that does not fit.
         """
         check_prompt(frames, actions)
-        shown = None
-        if self.dynamics.palette is not None:  # all of the prompt tells what belongs to it
-            shown = self.dynamics.palette.count(self.tokenizer.encode(frames.to(self.device)))
-        frames = frames[:, -self.kept :].to(self.device)
+        palette = self.dynamics.palette
+        whole = frames.to(self.device)
+        frames = whole[:, -self.kept :]
         led_by = actions[:, actions.shape[1] - frames.shape[1] + 1 :].to(self.device)
         if self.lam is None:
             check_actions(actions, self.num_actions)
         elif frames.shape[1] > 1:
             led_by = self.lam.infer(frames)
         led_by = torch.nn.functional.pad(led_by, (1, 0), value=UNKNOWN)
-        return TokenState(self.tokenizer.encode(frames), led_by, 0, shown)
+        if palette is None:
+            return TokenState(self.tokenizer.encode(frames), led_by, 0)
+        tokens = self.tokenizer.encode(whole)  # all of it tells what belongs to the dream
+        return TokenState(tokens[:, -self.kept :], led_by, 0, palette.count(tokens))
 
     @torch.inference_mode()
     def step(self, state: TokenState, action: Tensor) -> tuple[Tensor, TokenState]:
