@@ -141,6 +141,16 @@ def test_a_model_is_not_registered_before_what_it_needs(run):
         register(run, recipe="next_frame/tiny")
 
 
+def test_what_is_needed_for_two_reasons_is_named_once(run):
+    """Trained on frames that a tokenizer drew again, and dreaming through it."""
+    save_model(NextFrame(NextFrameConfig()), "next_frame", run / "part.safetensors", {})
+    add(str(run / "part.safetensors"), look="easy", recipe="next_frame/tiny", summary="a part")
+    part = json.dumps({"file": "part.safetensors", "sha256": get_entry("part").sha256})
+    notes = {"tokenizer": part, "repeater": part}
+    save_model(NextFrame(NextFrameConfig()), "next_frame", run / "mine.safetensors", notes)
+    assert read_entry(register(run, recipe="next_frame/tiny")).needs == ("part",)
+
+
 def test_published_to_a_folder_others_pull_it_from_the_web(run, home, monkeypatch, capsys):
     """On another machine, whose registry does not know it; with what it needs."""
     torch.manual_seed(1)

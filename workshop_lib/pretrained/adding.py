@@ -194,7 +194,7 @@ def _needs(metadata: dict[str, str], name: str) -> tuple[str, ...]:
                 f"`workshop pretrained add` that first"
             )
         needs += [] if entry is None else [entry.name]
-    return tuple(needs)
+    return tuple(dict.fromkeys(needs))  # one tokenizer may be needed for two reasons
 
 
 def _dtype(path: Path) -> str:
