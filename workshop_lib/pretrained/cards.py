@@ -141,7 +141,7 @@ def result(entry: Entry) -> tuple[str, Row]:
         return "tokenizers", {
             "a frame": f"{report['tokens_per_frame']:g} tokens of {report['num_codes']} codes",
             "PSNR": _dB(report["psnr"]),
-            "of better tokens": _dB(report.get("searched")),
+            "by search": _dB(report.get("searched")),
             "SSIM": _plain(report["ssim"], 3),
             "codes in use": f"{100 * report['usage']:.1f}%",
         }
