@@ -113,7 +113,9 @@ def test_a_world_of_pixels_names_the_tokenizer_its_dreams_pass_through(files, tm
         assert (frame.float() - again.float()).abs().mean() < 0.5  # packed, it rounds otherwise
         assert (frame.float() - plain.float()).abs().mean() > 5
     path.unlink()
-    with pytest.raises(WorkshopError, match="a next_frame world needs --tokenizer FILE"):
+    with pytest.raises(
+        WorkshopError, match=r"a next_frame world needs --tokenizer FILE \(or none\)"
+    ):
         open_world(model)
 
 

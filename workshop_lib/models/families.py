@@ -27,6 +27,7 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     ),
     "next_frame": ("workshop_lib.models.next_frame", "NextFrame", "NextFrameConfig"),
 }
+OF_PIXELS = ("next_frame", "diffusion_unet", "diffusion")  # worlds whose frames are never tokens
 
 
 def model_classes(family: str) -> tuple[type[nn.Module], type]:

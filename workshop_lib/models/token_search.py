@@ -56,7 +56,8 @@ def _search(tokenizer: Tokenizer, tokens: Tensor, frames: Tensor, sweeps: int) -
     for turn in range(sweeps * APART**2 + 1):
         drawn = _draw(tokenizer, video, tokens)
         better = drawn.error < least
-        least, best = drawn.error.minimum(least), torch.where(_wide(better, tokens), tokens, best)
+        best = torch.where(better[:, None, None, None], tokens, best)
+        least = drawn.error.minimum(least)
         place = turn % APART**2
         asked = torch.zeros(h, w, dtype=torch.bool, device=tokens.device)
         asked[place // APART :: APART, place % APART :: APART] = True
@@ -112,8 +113,3 @@ def _move(
         better = can & (there < near)
         near, moved = torch.where(better, there, near), torch.where(better, other, moved)
     return moved
-
-
-def _wide(frames: Tensor, tokens: Tensor) -> Tensor:
-    """bool (B,) to the shape of tokens (B, 1, h, w)."""
-    return frames[:, None, None, None].expand_as(tokens)

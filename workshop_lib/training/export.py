@@ -11,14 +11,12 @@ import yaml
 
 from workshop_lib.data.encoded import KEY, REPEATER, tokenizer_entry, tokenizer_note
 from workshop_lib.errors import WorkshopError
-from workshop_lib.models.families import config_from_dict, model_classes
+from workshop_lib.models.families import OF_PIXELS, config_from_dict, model_classes
 from workshop_lib.models.files import read_metadata, run_note, save_model
 from workshop_lib.models.latent_driven import KEY as LAM_KEY
 from workshop_lib.pretrained import find_file
 from workshop_lib.training.encode import load_tokenizer
 from workshop_lib.training.unseen_keys import seen_actions, settle_unseen
-
-PIXELS = ("next_frame", "diffusion_unet", "diffusion")  # families of worlds without tokens
 
 
 def export(
@@ -65,8 +63,9 @@ def export(
 
 def _repeater(family: str, file: Path) -> dict[str, Any]:
     """What the file of a world of pixels says of the tokenizer through which its dreams pass."""
-    if family not in PIXELS:
-        raise WorkshopError(f"--repeater is for {', '.join(PIXELS)}; this run trained a {family}")
+    if family not in OF_PIXELS:
+        names = ", ".join(OF_PIXELS)
+        raise WorkshopError(f"--repeater is for {names}; this run trained a {family}")
     tokenizer = load_tokenizer(file)
     return tokenizer_entry(file, tokenizer.num_codes, tokenizer.config.grid)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from workshop_lib.data.encoded import KEY, REPEATER, check_tokenizer, tokenizer_beside
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.families import OF_PIXELS
 from workshop_lib.models.files import load_model, read_metadata
 from workshop_lib.models.latent_driven import check_lam, lam_beside
 from workshop_lib.pretrained import find_file, find_needed
@@ -31,7 +32,6 @@ WORLDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "dynamics": ("workshop_lib.worlds.token_world", "TokenWorld", ("tokenizer", "model", "lam")),
 }
-OF_TOKENS = ("dynamics",)  # families that cannot do without a tokenizer, and with their own alone
 NONE = "none"  # no tokenizer, even if the model's file names one
 # what the other files must hold
 FAMILY_OF = {"tokenizer": "tokenizer", "lam": "latent_action"}
@@ -68,11 +68,13 @@ def open_world(
     family = metadata["family"]
     given = fitting_options(str(model), family, options)
     module, name, parts = WORLDS[family]
-    note = KEY if family in OF_TOKENS else REPEATER
+    of_pixels = family in OF_PIXELS
+    note = REPEATER if of_pixels else KEY
     if tokenizer is None and not alone:
         tokenizer = tokenizer_beside(model, metadata, note) or find_needed(metadata, note)
-    if tokenizer is None and (family in OF_TOKENS or (note in metadata and not alone)):
-        raise WorkshopError(f"{model}: a {family} world needs --tokenizer FILE, too")
+    if tokenizer is None and not (of_pixels and (alone or note not in metadata)):
+        other = " (or none)" if of_pixels else ""
+        raise WorkshopError(f"{model}: a {family} world needs --tokenizer FILE{other}, too")
     if lam is None and "lam" in parts:
         lam = lam_beside(model, metadata) or find_needed(metadata, "lam")
     others = {"tokenizer": tokenizer, "lam": lam}
@@ -81,7 +83,7 @@ def open_world(
             raise WorkshopError(f"{model}: a {family} world takes no --{part} (got {path})")
         if path is not None and (found := read_metadata(path)["family"]) != FAMILY_OF[part]:
             raise WorkshopError(f"{path}: holds a {found}, not the {part}")
-    if tokenizer is not None and family in OF_TOKENS:
+    if tokenizer is not None and not of_pixels:
         check_tokenizer(metadata, tokenizer)
     paths = {"model": model, **others}
     files = [paths[part] for part in parts]
