@@ -56,6 +56,14 @@ VERBS: dict[str, tuple[str, str]] = {
         "workshop_lib.evaluation.control:evaluate",
         "whether a world does what is pressed, against the real game",
     ),
+    "evaluate termination": (
+        "workshop_lib.evaluation.termination:evaluate",
+        "how many of the real levels' ends are foreseen, and what else is taken for one",
+    ),
+    "evaluate levels": (
+        "workshop_lib.evaluation.levels:evaluate",
+        "long dreams whose levels end, and begin anew",
+    ),
     "evaluate game": (
         "workshop_lib.evaluation.game:evaluate",
         "the real game under the keys of long dreams: what a perfect world would have",

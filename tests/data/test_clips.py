@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -17,10 +18,11 @@ from workshop_lib.data.clips import (
     ClipBatches,
     ClipConfig,
     fixed_clips,
+    make_clip,
     plan_epoch,
 )
 from workshop_lib.data.datamodule import ClipDataModule, clip_loader
-from workshop_lib.data.episodes import Episode
+from workshop_lib.data.episodes import Episode, decode_episode, encode_episode
 from workshop_lib.data.splits import split_shards
 from workshop_lib.data.writer import ShardWriter
 from workshop_lib.errors import WorkshopError
@@ -274,3 +276,27 @@ def test_a_clip_checks_itself():
             Clip(clip.frames, clip.actions, clip.first, wrong)
     with pytest.raises(ValueError, match="uint8"):
         Clip(clip.frames.float(), clip.actions, clip.first)
+
+
+def test_a_clip_says_how_its_level_ended() -> None:
+    """At the last frame of a level alone, and -1 where nobody knows."""
+    coin, died, cut, silent, unpaid = numbered_episodes([5] * 5)
+    last = np.arange(5) == 4
+    paid = last.astype(np.float32)
+    parts = [
+        replace(coin, over=last, reward=10 * paid),
+        replace(died, over=last, reward=0 * paid),
+        replace(cut, over=~last & last, reward=0 * paid),
+        silent,
+        replace(unpaid, over=last, reward=None),
+    ]
+    clip = make_clip([(part, 2) for part in parts], 3)
+    expected = [[0, 0, 1], [0, 0, 2], [0, 0, 0], [-1, -1, -1], [0, 0, -1]]
+    assert clip.ending.tolist() == expected
+    assert make_clip([(part, 0) for part in parts], 3).ending.tolist()[:2] == [[0] * 3] * 2
+    assert clip[1:3].ending.tolist() == expected[1:3]
+    assert make_clip([(silent, 0)], 3).ending is None
+    for part in parts:
+        again = decode_episode(encode_episode(part), "here")
+        assert (again.over is None) == (part.over is None)
+        assert part.over is None or np.array_equal(again.over, part.over)

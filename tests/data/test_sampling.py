@@ -154,3 +154,23 @@ def test_the_same_sampler_takes_a_gymnasium_environment(tmp_path):
     assert {int(a) for e in episodes for a in e.actions} == {0, 1}
     assert all(e.reward.min() == 1 for e in episodes)  # CartPole pays 1 a step
     assert RIGHT not in episodes[0].actions
+
+
+def test_what_ended_a_level_is_recorded_and_what_only_cut_it_is_not():
+    """Where an episode says that it was over, the real game goes on to another level after the last
+    action; where it does not, the level goes on: control gives levels up, and the recording ends."""
+    with Game(GameConfig(levels=(0, 200)), count=16, seed=1) as game:
+        policy = make_policy("control", 16, 0)
+        episodes = list(record_episodes(game, policy, frames=8000, max_frames=100))
+    whole = [e for e in episodes if e.first[0]]
+    ended = [e for e in whole if e.over[-1]]
+    cut = [e for e in whole if not e.over[-1] and len(e) < 100]
+    assert len(ended) > 20 and len(cut) > 10
+    assert not any(e.over[:-1].any() for e in episodes)
+    assert any(e.reward[-1] for e in ended) and not all(e.reward[-1] for e in ended)
+    for episode in [*ended[:10], *cut[:10]]:
+        with Game(GameConfig(), count=1) as game:
+            game.restore([level_moment(GameConfig(), episode.level_seed)])
+            for action in episode.actions:
+                game.act(np.array([action]))
+            assert game.observe().first[0] == episode.over[-1]

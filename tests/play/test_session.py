@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.play.conftest import TINY
-from workshop_lib.data.actions import JUMP, LEFT, NOTHING, RIGHT, RIGHT_JUMP
+from workshop_lib.data.actions import JUMP, LEFT, LEFT_JUMP, NOTHING, RIGHT, RIGHT_JUMP
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.shift import scroll
 from workshop_lib.media.video import read_video
@@ -15,6 +15,7 @@ from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.dynamics import Dynamics
 from workshop_lib.models.dynamics_config import DynamicsConfig
+from workshop_lib.models.termination import OVER, REWARDED, Termination, TerminationConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
 from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.nn.quantizers import FSQConfig
@@ -188,6 +189,64 @@ def test_without_the_game_another_world_goes_on_from_the_dream(tiny, prompt):
     here = session.here()
     np.testing.assert_array_equal(here.frames, frames[-8:])
     assert here.actions.tolist() == [RIGHT] * 7 and here.moment is None
+
+
+class Ends(Termination):
+    """Says that the level is over when JUMP is pressed, and with LEFT_JUMP, that it was the coin."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.config = TerminationConfig()
+
+    def ending(self, frames, action):
+        return OVER * (action == JUMP) + REWARDED * (action == LEFT_JUMP)
+
+
+def test_a_level_that_is_over_begins_anew(tiny, prompt):
+    session = PlaySession(tiny, prompt, beside=False, termination=Ends())
+    plain = PlaySession(tiny, prompt, beside=False)
+    frames = play(session, [RIGHT] * 4)
+    np.testing.assert_array_equal(frames, play(plain, [RIGHT] * 4))
+    over = session.step(JUMP)
+    assert over.begun and over.note == "the level is over"
+    np.testing.assert_array_equal(over.frame, prompt.frames[-1])
+    again = play(session, [RIGHT] * 4)
+    assert moved(over.frame, again[-1]) == moved(prompt.frames[-1].numpy(), frames[-1])
+    here = session.here()  # what was before the end belongs to another try
+    np.testing.assert_array_equal(here.frames, [over.frame, *again])
+    assert here.actions.tolist() == [RIGHT] * 4
+    assert session.step(LEFT_JUMP).note == "the coin!"
+    session.undo(6)
+    np.testing.assert_array_equal(session.now.frame, frames[-1])
+    assert not session.now.begun
+    session.set(ends=False)
+    assert session.options["ends"] is False and not session.step(JUMP).begun
+
+
+def test_a_session_with_ends_is_saved_with_them(tiny, prompt, tmp_path):
+    session = PlaySession(tiny, prompt, "tiny", beside=False, termination=Ends())
+    play(session, [RIGHT, RIGHT, JUMP, RIGHT])
+    session.set(ends=False)
+    play(session, [JUMP, RIGHT])
+    save_session(session, tmp_path / "a.npz")
+    how = dict(beside=False, termination=Ends())
+    loaded = load_session(tmp_path / "a.npz", tiny, "tiny", **how)
+    for one, other in zip(loaded.steps, session.steps, strict=True):
+        np.testing.assert_array_equal(one.frame, other.frame)
+        assert one.begun == other.begun
+    assert loaded.options == session.options
+    with pytest.raises(WorkshopError, match=r"a\.npz: levels ended in this session"):
+        load_session(tmp_path / "a.npz", tiny, "tiny")
+    save_session(PlaySession(tiny, prompt, "tiny", beside=False), tmp_path / "b.npz")
+    assert "ends" not in load_session(tmp_path / "b.npz", tiny, "tiny", **how).options
+
+
+@pytest.mark.usefixtures("procgen")
+def test_the_real_game_beside_begins_anew_with_the_dream(tiny, prompt):
+    session = PlaySession(tiny, prompt, termination=Ends())
+    first = [session.step(RIGHT).real for _ in range(3)]
+    assert session.step(JUMP).psnr == session_module.ALIKE
+    np.testing.assert_array_equal([session.step(RIGHT).real for _ in range(3)], first)
 
 
 def test_a_long_session_keeps_its_last_steps(prompt, monkeypatch):

@@ -18,6 +18,9 @@ class Clip:
     first: bool (B, T). True where frame t begins an episode (nothing came before it).
     tokens: int64 (B, T, h, w), the frames as a tokenizer's codes, or None. Only datasets that
         `workshop encode` wrote have them.
+    ending: int64 (B, T), what `actions[:, t]` led to: 0 for another frame, 1 for the level's end
+        with a reward (in CoinRun the coin), 2 for its end without one (the player died), -1 if
+        nobody knows; or None.
 
     A clip never crosses the end of an episode.
     """
@@ -26,6 +29,7 @@ class Clip:
     actions: Tensor
     first: Tensor
     tokens: Tensor | None = None
+    ending: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.dtype != torch.uint8:
@@ -37,7 +41,10 @@ class Clip:
         for name, value, dtype in (
             ("actions", self.actions, torch.int64),
             ("first", self.first, torch.bool),
+            ("ending", self.ending, torch.int64),
         ):
+            if value is None:
+                continue
             if tuple(value.shape) != batch_time or value.dtype != dtype:
                 raise ValueError(
                     f"{name} must be {dtype} (B, T) = {batch_time}, got {value.dtype} "
@@ -79,6 +86,7 @@ class Clip:
             change(self.actions),
             change(self.first),
             None if self.tokens is None else change(self.tokens),
+            None if self.ending is None else change(self.ending),
         )
 
 

@@ -34,7 +34,7 @@ from workshop_lib.data.index import ShardIndex
 from workshop_lib.data.shards import Shard, open_shard, read_index
 from workshop_lib.errors import WorkshopError
 
-UNKNOWN_ACTION = -1
+UNKNOWN_ACTION = UNKNOWN_ENDING = -1
 
 
 @dataclass(frozen=True)
@@ -264,13 +264,16 @@ def make_clip(parts: list[tuple[Episode, int]], length: int) -> Clip:
     """A Clip of `length` frames from each (episode, start).
 
     Actions that nobody recorded are -1: a model that needs them fails at once. Tokens are None
-    where the episodes have none.
+    where the episodes have none, and so is what ended them where none of them says it.
     """
     shape = (len(parts), length, *parts[0][0].frames.shape[1:])
     frames = torch.empty(shape, dtype=torch.uint8)
     actions = torch.full(shape[:2], UNKNOWN_ACTION, dtype=torch.int64)
     first = torch.zeros(shape[:2], dtype=torch.bool)
     frames_array, actions_array, first_array = frames.numpy(), actions.numpy(), first.numpy()
+    ending = None
+    if any(episode.over is not None for episode, _ in parts):
+        ending = torch.full(shape[:2], UNKNOWN_ENDING, dtype=torch.int64)
     encoded = parts[0][0].tokens
     tokens = None
     if encoded is not None:
@@ -284,4 +287,15 @@ def make_clip(parts: list[tuple[Episode, int]], length: int) -> Clip:
             first_array[b] = episode.first[part]
         if tokens is not None and episode.tokens is not None:
             tokens.numpy()[b] = episode.tokens[part]
-    return Clip(frames, actions, first, tokens)
+        if ending is not None and episode.over is not None:
+            ending.numpy()[b] = _ending(episode, part)
+    return Clip(frames, actions, first, tokens, ending)
+
+
+def _ending(episode: Episode, part: slice) -> np.ndarray:
+    """What each action of a part of the episode led to, as Clip.ending says."""
+    assert episode.over is not None
+    over = episode.over[part]
+    if episode.reward is None:
+        return np.where(over, UNKNOWN_ENDING, 0)
+    return np.where(over, np.where(episode.reward[part] > 0, 1, 2), 0)

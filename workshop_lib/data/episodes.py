@@ -2,9 +2,9 @@
 
 The record layout is the one that jasmine's and the p-doom/coinrun-dataset's readers expect: a
 pickled dictionary with `raw_video` (uint8 bytes, T*H*W*C), `sequence_length` and `actions` (int32
-(T,)). We add `height`, `width`, `first`, `reward`, `level_seed` and, where `workshop encode` wrote
-them, `tokens` (little-endian uint16 or uint32 bytes, T*h*w) with `token_grid` (h, w); we read
-records without them.
+(T,)). We add `height`, `width`, `first`, `reward`, `over`, `level_seed` and, where `workshop
+encode` wrote them, `tokens` (little-endian uint16 or uint32 bytes, T*h*w) with `token_grid` (h, w);
+we read records without them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from workshop_lib.errors import WorkshopError
 
 CHANNELS = 3
 TOKEN_DTYPES = (np.uint16, np.uint32)
+PER_FRAME = ("actions", "first", "reward", "over")  # what may be known of each frame
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Episode:
     reward: float32 (T,), what `actions[t]` earned; None if unknown.
     level_seed: which level; None if unknown.
     tokens: uint16 or uint32 (T, h, w), the frames as a tokenizer's codes; None if not encoded.
+    over: bool (T,), whether `actions[t]` ended the level, as only the last one can; False there if
+        the recording was cut or the level given up. None if unknown.
     """
 
     frames: np.ndarray
@@ -42,6 +45,7 @@ class Episode:
     reward: np.ndarray | None = None
     level_seed: int | None = None
     tokens: np.ndarray | None = None
+    over: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames
@@ -51,7 +55,7 @@ class Episode:
             )
         if len(frames) == 0:
             raise WorkshopError("an episode needs at least one frame")
-        for name in ("actions", "first", "reward"):
+        for name in PER_FRAME:
             value = getattr(self, name)
             if value is not None and value.shape != (len(frames),):
                 raise WorkshopError(
@@ -85,6 +89,8 @@ def encode_episode(episode: Episode) -> bytes:
         record["first"] = episode.first.astype(bool)
     if episode.reward is not None:
         record["reward"] = episode.reward.astype(np.float32)
+    if episode.over is not None:
+        record["over"] = episode.over.astype(bool)
     if episode.level_seed is not None:
         record["level_seed"] = int(episode.level_seed)
     if episode.tokens is not None:
@@ -117,6 +123,7 @@ def decode_episode(data: bytes, where: str) -> Episode:
             actions=_column(record, "actions", np.int32),
             first=_column(record, "first", np.bool_),
             reward=_column(record, "reward", np.float32),
+            over=_column(record, "over", np.bool_),
             level_seed=None if record.get("level_seed") is None else int(record["level_seed"]),
             tokens=_tokens(record, len(frames)),
         )

@@ -165,6 +165,7 @@ def record_episodes(game: Game, policy: Any, frames: int, max_frames: int) -> It
     actions = np.zeros((count, max_frames), dtype=np.int32)
     first = np.zeros((count, max_frames), dtype=bool)
     reward = np.zeros((count, max_frames), dtype=np.float32)
+    over = np.zeros((count, max_frames), dtype=bool)
     length = np.zeros(count, dtype=np.int64)
     seeds = game.level_seeds()
     everyone = np.arange(count)
@@ -182,6 +183,7 @@ def record_episodes(game: Game, policy: Any, frames: int, max_frames: int) -> It
                 first[n, :t].copy(),
                 reward[n, :t].copy(),
                 int(seeds[n]),
+                over=over[n, :t].copy(),
             )
 
     while recorded + int(length.sum()) < frames:
@@ -197,6 +199,7 @@ def record_episodes(game: Game, policy: Any, frames: int, max_frames: int) -> It
         game.act(chosen, reset)
         observation = game.observe()
         reward[everyone, length - 1] = observation.reward
+        over[everyone, length - 1] = observation.first & ~reset
     for n in range(count):
         yield from cut(n)
 

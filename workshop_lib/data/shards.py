@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from workshop_lib.data.episodes import Episode, decode_episode
+from workshop_lib.data.episodes import PER_FRAME, Episode, decode_episode
 from workshop_lib.data.index import IndexBuilder, ShardIndex, load_index, save_index
 from workshop_lib.errors import WorkshopError
 
@@ -174,7 +174,7 @@ class ColumnShard:
         self._ends = np.cumsum(self._lengths)
         if (self._lengths < 1).any() or self._ends[-1] != len(frames):
             raise WorkshopError(f"{path}: lengths do not add up to its {len(frames)} frames")
-        for key in ("actions", "first", "reward"):
+        for key in PER_FRAME:
             if key in columns and columns[key].shape != (len(frames),):
                 raise WorkshopError(f"{path}: {key} must have one entry for each frame")
         if "tokens" in columns and len(columns["tokens"]) != len(frames):
@@ -189,9 +189,7 @@ class ColumnShard:
         seeds = self._columns.get("level_seeds")
         seed = None if seeds is None or seeds[index] < 0 else int(seeds[index])
         columns = {
-            key: self._columns[key][part]
-            for key in ("actions", "first", "reward", "tokens")
-            if key in self._columns
+            key: self._columns[key][part] for key in (*PER_FRAME, "tokens") if key in self._columns
         }
         return Episode(frames=self._frames[part], level_seed=seed, **columns)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workshop_lib.data.episodes import Episode, encode_episode
+from workshop_lib.data.episodes import PER_FRAME, Episode, encode_episode
 from workshop_lib.data.index import IndexBuilder, save_index
 from workshop_lib.data.shards import (
     ARRAY_RECORD,
@@ -119,7 +119,7 @@ def _columns(episodes: list[Episode], path: Path) -> dict[str, np.ndarray]:
         "lengths": np.array([len(episode) for episode in episodes], dtype=np.int64),
         "level_seeds": np.array(seeds, dtype=np.int64),
     }
-    for key in ("actions", "first", "reward", "tokens"):
+    for key in (*PER_FRAME, "tokens"):
         values = [getattr(episode, key) for episode in episodes]
         if all(value is not None for value in values):
             columns[key] = np.concatenate(values)

@@ -26,6 +26,7 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
         "LatentActionConfig",
     ),
     "next_frame": ("workshop_lib.models.next_frame", "NextFrame", "NextFrameConfig"),
+    "termination": ("workshop_lib.models.termination", "Termination", "TerminationConfig"),
 }
 OF_PIXELS = ("next_frame", "diffusion_unet", "diffusion")  # worlds whose frames are never tokens
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from workshop_lib.data.actions import NUM_ACTIONS
 from workshop_lib.data.game import Backend, GameConfig, Look, available_backends
 from workshop_lib.data.splits import MANIFEST
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.files import read_metadata
+from workshop_lib.models.termination import Termination
 from workshop_lib.play.prompts import Prompt, level_prompt, recorded_prompt
 from workshop_lib.play.session import PlaySession
 from workshop_lib.pretrained import find_file
 from workshop_lib.pretrained.registry import REGISTRY, read_entries
 from workshop_lib.worlds.game_world import GameWorld
-from workshop_lib.worlds.opening import WORLDS, open_world
+from workshop_lib.worlds.opening import WORLDS, open_termination, open_world
 from workshop_lib.worlds.world import World
 
 GAME = "the real game"
@@ -44,9 +46,13 @@ class Choices:
             here = " and ".join(found) or "none"
             raise WorkshopError(f"simulator {simulator!r} is not installed; here is {here}")
         self.worlds: dict[str, Path | None] = {}
+        self._termination: Termination | None = None
+        self._endings: list[Path] = []
         for path in sorted((self.data / "pretrained").glob("*.safetensors")):
             if _family(path) in WORLDS:
                 self.worlds[path.stem] = path
+            elif _family(path) == "termination":
+                self._endings.append(path)
         manifests = self.data.glob(f"sample/*/{MANIFEST}")
         self._sets = {path.parent.name: path.parent for path in manifests}
         self.prompts = [RECORDED + name for name in sorted(self._sets)]
@@ -142,7 +148,17 @@ class Choices:
 
         Raises WorkshopError if there is no such world, or it cannot begin at the prompt.
         """
-        return PlaySession(self.world(name, prompt), prompt, name)
+        world = self.world(name, prompt)
+        known = prompt.game is None or prompt.game.name == "coinrun"
+        ends = self.termination(world) if known else None
+        return PlaySession(world, prompt, name, termination=ends)
+
+    def termination(self, world: Any) -> Termination | None:
+        """What says when the levels of a world end: the first such model among the trained ones;
+        None if there is none, or the world's actions are not the game's keys."""
+        if self._termination is None and self._endings:
+            self._termination = open_termination(self._endings[0])
+        return self._termination if world.num_actions == NUM_ACTIONS else None
 
     def world(self, name: str, prompt: Prompt | None = None) -> Any:
         """A world by its name; the real game is opened in the prompt's look."""

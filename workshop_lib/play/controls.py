@@ -33,6 +33,7 @@ class Player(widgets.VBox):
         self.options = {
             "steps": widgets.IntSlider(4, 1, 16, description="steps", **wide),
             "temperature": widgets.FloatSlider(1, min=0, max=2, description="temperature", **wide),
+            "ends": widgets.Checkbox(True, description="levels end", **slim),
             "seed": widgets.BoundedIntText(0, 0, 2**31 - 1, description="dice", **slim),
         }
         self.file = widgets.Text("dream.mp4", description="file", **wide)
@@ -116,5 +117,6 @@ class Player(widgets.VBox):
 
     def _load(self) -> str:
         path, session = Path(self.file.value), self.session
-        self.host.play(lambda: load_session(path, session.world, session.name))
+        ends = self.choices.termination(session.world)
+        self.host.play(lambda: load_session(path, session.world, session.name, termination=ends))
         return f"{path}: {len(self.session.actions)} steps"

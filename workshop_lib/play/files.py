@@ -13,6 +13,7 @@ import torch
 from workshop_lib.data.game import GameConfig
 from workshop_lib.errors import WorkshopError
 from workshop_lib.media.picture import complete_file
+from workshop_lib.models.termination import Termination
 from workshop_lib.play.prompts import Prompt
 from workshop_lib.play.session import PlaySession
 from workshop_lib.worlds.world import World
@@ -50,10 +51,17 @@ def save_session(session: PlaySession, path: str | Path) -> None:
         )
 
 
-def load_session(path: str | Path, world: World, name: str, beside: bool = True) -> PlaySession:
+def load_session(
+    path: str | Path,
+    world: World,
+    name: str,
+    beside: bool = True,
+    termination: Termination | None = None,
+) -> PlaySession:
     """A saved session, played again by its world up to where it was left.
 
     name: the world's; a session of another one is refused.
+    termination: as in PlaySession; a session whose levels ended needs it.
 
     Raises WorkshopError naming the file if it is missing, damaged, holds something else, or was
     played in another world.
@@ -71,7 +79,11 @@ def load_session(path: str | Path, world: World, name: str, beside: bool = True)
         moment=arrays["moment"].tobytes() or None,
         pressed=None if pressed is None else tuple(pressed),
     )
-    session = PlaySession(world, prompt, name, beside, about["down"])
+    if "ends" not in about["options"]:  # no level ended there
+        termination = None
+    elif termination is None:
+        raise WorkshopError(f"{path}: levels ended in this session; give the model that says when")
+    session = PlaySession(world, prompt, name, beside, about["down"], termination)
     for action, options in zip(arrays["actions"].tolist(), about["told"], strict=True):
         session.set(**options)
         session.step(action)

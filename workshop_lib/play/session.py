@@ -16,9 +16,11 @@ from workshop_lib.data.actions import ACTIONS, NUM_ACTIONS
 from workshop_lib.errors import WorkshopError
 from workshop_lib.media.video import Gif, show_gif, write_video
 from workshop_lib.models.denoising import check_play
+from workshop_lib.models.termination import REWARDED, Termination
 from workshop_lib.play.film import film
 from workshop_lib.play.prompts import LENGTH, Prompt
 from workshop_lib.play.real_game import begin_game, knows_moment, moment_of, simulator_of
+from workshop_lib.worlds.ending_world import EndingWorld
 from workshop_lib.worlds.game_world import GameState, GameWorld
 from workshop_lib.worlds.opening import options_of
 from workshop_lib.worlds.world import World
@@ -28,6 +30,7 @@ UNDO = 100  # steps that can be taken back; a moment of the real game takes 400 
 # What can be turned while playing, where a world has it.
 OPTIONS: dict[str, Callable[[Any], float | str]] = {
     "steps": int, "temperature": float, "sampler": str, "guidance": float, "seed": int,
+    "ends": bool,
 }  # fmt: skip
 # The worlds learned from players who never press DOWN: for them these keys are left, none, right.
 WITHOUT_DOWN = {0: 1, 3: 4, 6: 7}
@@ -42,7 +45,8 @@ class Step:
     real: uint8 (H, W, 3), what the real game showed under the same keys; None without it.
     psnr: how near frame and real are, in dB; None without a real frame.
     seconds: what the world took for it.
-    note: what happened in the real game, in words, mostly nothing.
+    note: what happened in the real game, or to the dreamed level, in words, mostly nothing.
+    begun: whether the dreamed level was over, and begins anew with this frame.
     """
 
     frame: np.ndarray
@@ -51,6 +55,7 @@ class Step:
     psnr: float | None = None
     seconds: float = 0.0
     note: str = ""
+    begun: bool = False
 
 
 class PlaySession:
@@ -65,6 +70,9 @@ class PlaySession:
         name: the world's, for people and for saved sessions.
         beside: whether the real game runs beside it.
         down: whether the world knows the key DOWN; by default only the real game does.
+        termination: says when the dreamed level is over; it then begins anew, and the real game
+            beside it, too. The option "ends" turns this off and on. Without one, and in the real
+            game, which needs none, there is no such option.
 
     Raises WorkshopError where the world cannot begin at the prompt.
     """
@@ -76,11 +84,15 @@ class PlaySession:
         name: str = "",
         beside: bool = True,
         down: bool | None = None,
+        termination: Termination | None = None,
     ) -> None:
         self.world: Any = world
         self.prompt, self.name = prompt, name or type(world).__name__
         self.is_game = isinstance(world, GameWorld)
         self.takes_keys = world.num_actions == NUM_ACTIONS  # the game's; else latent codes
+        self._levels = None
+        if termination is not None and not self.is_game:
+            self._levels = EndingWorld(world, termination)
         self.down = self.is_game if down is None else down
         self._beside = beside and not self.is_game and self.takes_keys and knows_moment(prompt)
         self._game: GameWorld | None = None
@@ -94,7 +106,8 @@ class PlaySession:
     @property
     def options(self) -> dict[str, int | float | str]:
         """Which of OPTIONS the world has, and how they stand."""
-        return options_of(self.world)
+        ends = {} if self._levels is None else {"ends": self._levels.ends}
+        return {**options_of(self.world), **ends}
 
     def set(self, **options: float | str) -> None:
         """Turns the world's options; they hold from the next step on.
@@ -109,7 +122,7 @@ class PlaySession:
                 check_play(self.world.steps, str(value), self.world.model.schedule)
             elif float(value) < (1 if name == "steps" else 0):
                 raise WorkshopError(f"{name} is {value}: too small")
-            setattr(self.world, name, OPTIONS[name](value))
+            setattr(self._levels if name == "ends" else self.world, name, OPTIONS[name](value))
 
     def reset(self, seed: int | None = None) -> Step:
         """Begins again at the prompt; with a seed, the world's dice fall by that from now on."""
@@ -151,14 +164,20 @@ class PlaySession:
                 f"{self.name} has the actions 0 to {self.world.num_actions - 1}, not {action}"
             )
         action = self.heard(action)
+        state: Any
         state, game_state = self._states[-1]
         options, pressed = self.options, torch.tensor([action])
         start = time.perf_counter()
-        frame, state = self.world.step(state, pressed)
+        frame, state = (self._levels or self.world).step(state, pressed)
         shown = frame[0].cpu().numpy()
         seconds, real = time.perf_counter() - start, None
         note = _event(state) if self.is_game else ""
-        if self._game is not None and game_state is not None:
+        over = self._levels is not None and bool(state.ended[0])
+        if over:
+            note = "the coin!" if int(state.ended[0]) == REWARDED else "the level is over"
+            game_state = self._begin_beside()
+            real = None if game_state is None else game_state.frames[0, -1].numpy()
+        elif self._game is not None and game_state is not None:
             real_frame, game_state = self._game.step(game_state, pressed)
             if int(game_state.age[0]) == 1:  # the level is over; what follows is another story
                 note, game_state = _event(game_state), None
@@ -167,7 +186,7 @@ class PlaySession:
         self.actions.append(action)
         self.told.append(options)
         self._states.append((state, game_state))
-        self.steps.append(_compared(Step(shown, action, real, None, seconds, note)))
+        self.steps.append(_compared(Step(shown, action, real, None, seconds, note, over)))
         return self.now
 
     def undo(self, count: int = 1) -> Step:
@@ -205,6 +224,7 @@ class PlaySession:
                 name=name,
             )
         steps = list(self.steps)[-LENGTH:] if self.takes_keys else [self.now]
+        steps = steps[max((n for n, step in enumerate(steps) if step.begun), default=0) :]
         pressed = [step.action for step in steps[1:]]
         frames = torch.tensor(np.stack([step.frame for step in steps]))
         actions = torch.tensor(pressed, dtype=torch.int64)
@@ -233,7 +253,7 @@ class PlaySession:
             if not self.takes_keys and getattr(self.world, "lam", None) is None:
                 frames, actions = frames[-1:], actions[:0]  # nobody knows the codes between them
             with torch.inference_mode():
-                return self.world.begin(frames[None], actions[None])
+                return (self._levels or self.world).begin(frames[None], actions[None])
         self.world, state = begin_game(prompt, simulator_of(self.world), self.world)
         return state
 

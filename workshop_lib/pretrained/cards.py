@@ -111,9 +111,11 @@ TITLES = {
     "worlds": f"Worlds: open-loop PSNR, and how often the dream of a key is nearer to the real "
     f"future of that key\nthan to the other's, {HORIZON} frames on (chance: 50%). Alive: the share "
     f"of 24 long dreams, by three ways to play,\nthat after {LONG} frames still show a level with "
-    f"hard edges, in its colors, and the player in it:",
+    f"hard edges, in its colors, and the player in it. Fresh: in how many stretches of\n"
+    f"8 frames new level comes in for one who runs and jumps, where levels end and begin anew:",
     "tokenizers": "Tokenizers:",
     "latent actions": "Latent actions, beside the same encoder told the true ones:",
+    "terminations": "What says when a level is over, held-out levels:",
     "others": "Others:",
 }
 
@@ -128,6 +130,7 @@ def result(entry: Entry) -> tuple[str, Row]:
         accuracy = keys.get("accuracy", {})
         long = list(reports["world"]["drift"].values()) if "world" in reports else []
         alive = sum(drift["alive"] for drift in long) / len(long) if long else None
+        fresh = reports.get("levels", {}).get("drift", {}).get("run and jump")
         return "worlds", {
             "PSNR after 1": _dB(first.get("psnr")),
             f"after {HORIZON}": _dB(later.get("psnr")),
@@ -135,6 +138,7 @@ def result(entry: Entry) -> tuple[str, Row]:
             "left or right": _share(accuracy.get("left/right")),
             "jump or nothing": _share(accuracy.get("jump/nothing")),
             f"alive after {LONG}": "" if alive is None else f"{100 * alive:.0f}%",
+            "fresh": f"{100 * fresh['fresh']:.0f}%" if fresh else NOTHING,
         }
     if "tokenizer" in reports:
         report = reports["tokenizer"]
@@ -144,6 +148,14 @@ def result(entry: Entry) -> tuple[str, Row]:
             "by search": _dB(report.get("searched")),
             "SSIM": _plain(report["ssim"], 3),
             "codes in use": f"{100 * report['usage']:.1f}%",
+        }
+    if "termination" in reports:
+        report = reports["termination"]
+        return "terminations", {
+            "ends with the coin foreseen": _share(report["coins"]),
+            "without it": _share(report["deaths"]),
+            "kind right": _share(report["kind"]),
+            "false alarms in 500 frames": f"{report['false']:.2f}",
         }
     if "lam" in reports:
         report, told = reports["lam"], reports["lam"]["probe"] or {}
@@ -206,7 +218,13 @@ def _of_a_rollout(report: dict[str, Any]) -> str:
         }
         for at in report["rollout"]["at"]
     ]
-    long = [
+    long = _long_dreams(report["drift"])
+    head = f"Open loop, {report['rollout']['clips']} held-out clips:"
+    return "\n".join([f"{head}\n\n{_table(rows)}", *([_table(long)] if long else [])])
+
+
+def _long_dreams(drifts: dict[str, dict[str, Any]]) -> list[Row]:
+    return [
         {
             "long dreams": f"{name}, {drift['steps']} frames",
             "alive in the end": f"{100 * drift['alive']:.0f}%",
@@ -216,10 +234,28 @@ def _of_a_rollout(report: dict[str, Any]) -> str:
                 for name in ("player", "edges", "colors", "contrast", "sharpness", "still", "fresh")
             },
         }
-        for name, drift in report["drift"].items()
+        for name, drift in drifts.items()
     ]
-    head = f"Open loop, {report['rollout']['clips']} held-out clips:"
-    return "\n".join([f"{head}\n\n{_table(rows)}", *([_table(long)] if long else [])])
+
+
+def _of_levels(report: dict[str, Any]) -> str:
+    rows = _long_dreams(report["drift"])
+    for row, name in zip(rows, report["drift"], strict=True):
+        row["coins"], row["deaths"] = (f"{report[k][name]:.1f}" for k in ("coins", "deaths"))
+    head = "The same where levels end, and begin anew; coins and deaths in 500 frames:"
+    return f"{head}\n\n{_table(rows)}"
+
+
+def _of_terminations(report: dict[str, Any]) -> str:
+    rows = {
+        "ends with the coin foreseen": _share(report["coins"]),
+        "ends without it foreseen": _share(report["deaths"]),
+        "the kind right, where foreseen": _share(report["kind"]),
+        "false alarms in 500 frames": f"{report['false']:.2f}",
+        "of them less than 8 steps too soon": _share(report["soon"]),
+    }
+    head = f"{report['frames']} held-out frames, {report['real']:.1f} ends in 500:"
+    return f"{head}\n\n{_table([{'': name, 'share': said} for name, said in rows.items()])}"
 
 
 def _of_control(report: dict[str, Any]) -> str:
@@ -242,6 +278,8 @@ MEASURED: dict[str, Callable[[dict[str, Any]], str]] = {
     "lam": _of_latent_actions,
     "world": _of_a_rollout,
     "control": _of_control,
+    "termination": _of_terminations,
+    "levels": _of_levels,
 }
 
 

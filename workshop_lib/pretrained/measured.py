@@ -14,10 +14,12 @@ KINDS = {
     "lam": ("agreement", "delta_psnr"),
     "world": ("rollout", "drift"),
     "control": ("starts", "at"),
+    "termination": ("coins", "soon"),
+    "levels": ("deaths", "drift"),
 }
 FILES = ("report.json", "control.json")
 SHOWN = (1, 4, 8, 12, 16)  # frames after the prompt
-LEFT_OUT = {"code_counts", "confusion", "meaning", "key_codes", "model"}
+LEFT_OUT = {"code_counts", "confusion", "meaning", "key_codes", "model", "termination"}
 OF_A_ROLLOUT = ("horizon", "psnr", "copy_psnr", "shuffled_psnr", "wins")
 DIGITS = 4
 
@@ -58,6 +60,7 @@ def _kept(kind: str, report: dict[str, Any]) -> dict[str, Any]:
         shown = [at for at in report["rollout"]["at"] if at["horizon"] in SHOWN]
         few = [{key: at[key] for key in OF_A_ROLLOUT} for at in shown]
         kept["rollout"] = {**report["rollout"], "at": few}
+    if "drift" in report:
         kept["drift"] = {name: _at_the_end(drift) for name, drift in report["drift"].items()}
     rounded: dict[str, Any] = _rounded(kept)
     return rounded

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from workshop_lib.data.encoded import KEY, REPEATER, check_tokenizer, tokenizer_beside
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import OF_PIXELS
 from workshop_lib.models.files import load_model, read_metadata
 from workshop_lib.models.latent_driven import check_lam, lam_beside
+from workshop_lib.models.termination import Termination
 from workshop_lib.pretrained import find_file, find_needed
 from workshop_lib.worlds.world import World
 
@@ -93,6 +94,17 @@ def open_world(
         check_lam(metadata, models[parts.index("lam")], lam)
     world: World = getattr(import_module(module), name)(*models, **given)
     return world
+
+
+def open_termination(model: str | Path) -> Termination:
+    """What says when a level is over, from its file or by the name of a pretrained one.
+
+    Raises WorkshopError naming the file if it is missing, torn, or holds something else.
+    """
+    path = find_file(model)
+    if (found := read_metadata(path)["family"]) != "termination":
+        raise WorkshopError(f"{path}: holds a {found}, not a termination")
+    return cast(Termination, load_model(path))
 
 
 def fitting_options(model: str, family: str, options: Mapping[str, Any]) -> dict[str, Any]:
