@@ -158,7 +158,7 @@ def test_the_same_sampler_takes_a_gymnasium_environment(tmp_path):
 
 def test_what_ended_a_level_is_recorded_and_what_only_cut_it_is_not():
     """Where an episode says that it was over, the real game goes on to another level after the last
-    action; where it does not, the level goes on: control gives levels up, and the recording ends."""
+    action; where it does not, in the same: control gives levels up, and the recording ends."""
     with Game(GameConfig(levels=(0, 200)), count=16, seed=1) as game:
         policy = make_policy("control", 16, 0)
         episodes = list(record_episodes(game, policy, frames=8000, max_frames=100))

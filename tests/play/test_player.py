@@ -31,7 +31,9 @@ def test_controls_turn_the_session(player):
     player.options["steps"].value = 2
     player.options["temperature"].value = 0.5
     player.options["seed"].value = 7
-    assert player.session.options == {"steps": 2, "temperature": 0.5, "seed": 7}
+    player.options["ends"].value = False
+    told = {"steps": 2, "temperature": 0.5, "seed": 7, "ends": False}
+    assert player.session.options == told
     player.frame.value = 30
     click(player, "begin")
     assert "frame 37" in player.session.prompt.name

@@ -192,7 +192,7 @@ def test_without_the_game_another_world_goes_on_from_the_dream(tiny, prompt):
 
 
 class Ends(Termination):
-    """Says that the level is over when JUMP is pressed, and with LEFT_JUMP, that it was the coin."""
+    """Says that the level is over when JUMP is pressed, and got the coin with LEFT_JUMP."""
 
     def __init__(self):
         torch.nn.Module.__init__(self)

@@ -111,8 +111,8 @@ TITLES = {
     "worlds": f"Worlds: open-loop PSNR, and how often the dream of a key is nearer to the real "
     f"future of that key\nthan to the other's, {HORIZON} frames on (chance: 50%). Alive: the share "
     f"of 24 long dreams, by three ways to play,\nthat after {LONG} frames still show a level with "
-    f"hard edges, in its colors, and the player in it. Fresh: in how many stretches of\n"
-    f"8 frames new level comes in for one who runs and jumps, where levels end and begin anew:",
+    f"hard edges, in its colors, and the player in it.\nFresh: where levels end and begin anew, in "
+    f"how many stretches of 8 frames new level comes in for one who\nruns and jumps:",
     "tokenizers": "Tokenizers:",
     "latent actions": "Latent actions, beside the same encoder told the true ones:",
     "terminations": "What says when a level is over, held-out levels:",
