@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.pretrained.conftest import make_entry
 from tests.pretrained.mirror import Mirror, free_address, serving
 from workshop_lib.errors import WorkshopError
+from workshop_lib.models.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
+from workshop_lib.models.files import save_model
+from workshop_lib.models.next_frame import NextFrameConfig
 from workshop_lib.pretrained import download, load_pretrained, registry
 from workshop_lib.pretrained.finding import find, pull
 from workshop_lib.pretrained.registry import Entry, write_entry
@@ -301,3 +305,22 @@ def test_an_entry_is_read_as_it_was_written(toy, home):
     path = write_entry(home / "registry", entry)
     assert registry.read_entry(path) == entry
     assert '{"x": 1, "y": 2.5}' in path.read_text()
+
+
+def test_a_part_in_a_file_of_its_own_comes_along(home, served, mirror, monkeypatch):
+    """A diffusion model around a predictor that has its own file: both lie beside each other."""
+    small = NextFrameConfig(width=16, depth=1, middle=1, cond_dim=32)
+    config = DiffusionUNetConfig(mean=small, width=16, depth=1, middle=1)
+    model = DiffusionUNet(config)
+    save_model(model.mean, "next_frame", served / "part.safetensors", {})
+    beside = served / "part.safetensors"
+    save_model(model, "diffusion_unet", served / "around.safetensors", {}, mean=beside)
+    for name in ("part", "around"):
+        write_entry(home / "registry", make_entry(served / f"{name}.safetensors", name))
+    monkeypatch.setenv("WORKSHOP_MIRRORS", mirror.address)
+    again = load_pretrained("around").state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in model.state_dict().items())
+    assert (home / "cache" / "part.safetensors").is_file()
+    (home / "cache" / "part.safetensors").unlink()
+    load_pretrained("around")
+    assert (home / "cache" / "part.safetensors").is_file()

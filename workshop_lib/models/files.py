@@ -14,14 +14,25 @@ from torch import nn
 from workshop_lib import __version__
 from workshop_lib.errors import WorkshopError
 from workshop_lib.models.families import config_from_dict, config_to_dict, model_classes
+from workshop_lib.models.shared import MEAN, mean_beside, without_mean
 
 FORMAT = "workshop-lib 1"
 
 
 def save_model(
-    model: nn.Module, family: str, path: Path, notes: dict[str, str], dtype: str = "float32"
+    model: nn.Module,
+    family: str,
+    path: Path,
+    notes: dict[str, str],
+    dtype: str = "float32",
+    mean: Path | None = None,
 ) -> None:
-    """Writes weights, buffers and config; `load_model` makes the model again."""
+    """Writes weights, buffers and config; `load_model` makes the model again.
+
+    mean: the file of the predictor inside, which is then left out (models/shared.py).
+
+    Raises WorkshopError for an unknown dtype, and for a mean that is not what is inside.
+    """
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in kinds:
         raise WorkshopError(f"unknown dtype {dtype!r}: choose one of {', '.join(kinds)}")
@@ -29,6 +40,9 @@ def save_model(
         name: (value.to(kinds[dtype]) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in model.state_dict().items()
     }
+    if mean is not None:
+        state, note = without_mean(state, mean)
+        notes = {**notes, MEAN: note}
     config: Any = model.config
     metadata = {
         "format": FORMAT,
@@ -70,11 +84,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """The model in a file that `save_model` wrote, in float32 and in evaluation mode.
 
-    Raises WorkshopError naming the file if it is missing, torn, or holds something else.
+    Raises WorkshopError naming the file if it is missing, torn, or holds something else, or if the
+    file with a part of it is not beside it.
     """
     metadata = read_metadata(path)
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state |= mean_beside(Path(path), metadata)
     model_class, config_class = model_classes(metadata["family"])
     model = model_class(config_from_dict(config_class, json.loads(metadata["config"])))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

@@ -19,7 +19,7 @@ from workshop_lib.pretrained.cards import write_pages
 from workshop_lib.pretrained.measured import find_reports, read_report
 from workshop_lib.pretrained.registry import Entry, Training, get_entry, is_known
 
-PARTS = ("tokenizer", "repeater", "lam")  # what a file may say that it needs
+PARTS = ("tokenizer", "repeater", "lam", "mean")  # what a file may say that it needs
 EVALUATE = "workshop evaluate "
 
 

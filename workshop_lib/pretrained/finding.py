@@ -45,19 +45,26 @@ def find_file(model: str | Path) -> Path:
 def find_needed(metadata: Mapping[str, str], part: str) -> Path | None:
     """The file of the registry's model that another needs, if there is one.
 
-    metadata: of the other's file. part: "tokenizer", "repeater" or "lam".
+    metadata: of the other's file. part: "tokenizer", "repeater", "lam" or "mean".
     """
     entry = entry_needed(metadata, part)
     return None if entry is None else find(entry)
 
 
 def find(entry: Entry, progress: bool = True) -> Path:
-    """A model's whole file: in the checkout, in the cache, else downloaded into the cache.
+    """A model's whole file: in the checkout, in the cache, else downloaded into the cache. A file
+    with a part of it (models/shared.py) comes along.
 
     Raises WorkshopError if the checkout's file is another one, or none can be had.
     """
+    from workshop_lib.models.files import read_metadata
+
     path = here(entry)
-    return path if path is not None else pull(entry, progress=progress)
+    path = path if path is not None else pull(entry, progress=progress)
+    part = entry_needed(read_metadata(path), "mean")
+    if part is not None and not path.with_name(part.file).is_file():
+        pull(part, folder=path.parent, progress=progress)
+    return path
 
 
 def here(entry: Entry) -> Path | None:

@@ -124,7 +124,7 @@ def is_known(name: str) -> bool:
 def entry_needed(metadata: Mapping[str, str], part: str) -> Entry | None:
     """The registry's model that another needs; None if it names none, or one that is not there.
 
-    metadata: of the other's file. part: a key there, "tokenizer", "repeater" or "lam".
+    metadata: of the other's file. part: a key there, "tokenizer", "repeater", "lam" or "mean".
     """
     made_with = json.loads(metadata.get(part, "null")) or {}
     # A tokenizer is known by its file's hash. Of a latent action model only the weights are hashed,

@@ -25,6 +25,7 @@ def export(
     checkpoint: str = "last.ckpt",
     dtype: str = "float32",
     repeater: str | None = None,
+    mean: str | None = None,
 ) -> Path:
     """Writes a run's averaged weights and config as one safetensors file.
 
@@ -35,8 +36,11 @@ def export(
         dtype: float32, float16 or bfloat16; half the size where quality holds.
         repeater: for a world of pixels, the file or name of a tokenizer through which its dreams
             shall pass, so that they last.
+        mean: for a model of diffusion around a finished next-frame predictor, the file or name of
+            that: it is not written again, and must lie beside the new file where that is opened.
 
-    Raises WorkshopError for a folder that is no run's, and for a repeater where there can be none.
+    Raises WorkshopError for a folder that is no run's, for a repeater where there can be none, and
+    for a mean that is not the one inside.
     """
     folder = Path(run)
     config_path, path = folder / "config.yaml", folder / "checkpoints" / checkpoint
@@ -56,7 +60,8 @@ def export(
     notes = {"run": run_note(folder), **_notes(folder, config)}
     if repeater is not None:
         notes[REPEATER] = json.dumps(_repeater(config["family"], find_file(repeater)))
-    save_model(model, config["family"], target, notes, dtype)
+    inside = None if mean is None else Path(find_file(mean))
+    save_model(model, config["family"], target, notes, dtype, inside)
     print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")
     return target
 
