@@ -31,6 +31,26 @@ def test_the_shipped_model_foresees_the_coin(dataset, tmp_path) -> None:
     assert report["kind"]["mean"] > 0.9 and report["false"] < report["real"] / 2
 
 
+def test_the_recipe_learns_what_a_coin_is_from_a_small_recording(
+    dataset, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["-c", "termination/tiny", f"--data.path={dataset}", "--data.batch_size=512"]
+    steps = [
+        "--trainer.max_steps=200",
+        "--optim.warmup=10",
+        "--optim.ema=0.9",
+        "--data.val_batches=1",
+    ]
+    assert main(["fit", *options, *steps, "--preview_every=0"]) == 0
+    file = "runs/termination-tiny/version_0/model.safetensors"
+    seen = [f"--data={dataset}", "--split=train", "--out=report"]
+    assert main(["evaluate", "termination", file, *seen]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["coins"]["mean"] > 0.8 and report["kind"]["mean"] > 0.8
+    assert report["false"] < report["real"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
