@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from workshop_lib.data.actions import RIGHT
+from tests.play.conftest import Ends
+from workshop_lib.data.actions import JUMP, RIGHT
 from workshop_lib.errors import WorkshopError
 from workshop_lib.play.choices import GAME, Choices
 from workshop_lib.play.host import LOCK, Host
@@ -31,6 +32,14 @@ def test_pictures_go_over_as_they_are(tiny, prompt):
     assert (told["action"], told["caption"], told["count"]) == (RIGHT, "right", 1)
     assert told["ms"] > 0 and told["error"] == "" and told["id"] == 1
     assert len(pictures) == (1 if now.real is None else 2)
+
+
+def test_an_end_is_told_and_whose_it_is(prompt):
+    host = Host(PlaySession(CopyWorld(), prompt, beside=False, termination=Ends()))
+    told, _ = host.answer({"do": "step", "action": RIGHT, "view": "a", "id": 1})
+    assert (told["note"], told["begun"]) == ("", False)
+    told, _ = host.answer({"do": "step", "action": JUMP, "view": "a", "id": 2})
+    assert (told["note"], told["begun"]) == ("the level is over", True)
 
 
 def test_undo_and_reset(host):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.play.conftest import TINY
+from tests.play.conftest import TINY, Ends
 from workshop_lib.data.actions import JUMP, LEFT, LEFT_JUMP, NOTHING, RIGHT, RIGHT_JUMP
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.shift import scroll
@@ -15,7 +15,6 @@ from workshop_lib.models.diffusion import Diffusion
 from workshop_lib.models.diffusion_config import DiffusionConfig
 from workshop_lib.models.dynamics import Dynamics
 from workshop_lib.models.dynamics_config import DynamicsConfig
-from workshop_lib.models.termination import OVER, REWARDED, Termination, TerminationConfig
 from workshop_lib.models.tokenizer import Tokenizer, TokenizerConfig
 from workshop_lib.nn.dit import DiTConfig
 from workshop_lib.nn.quantizers import FSQConfig
@@ -189,17 +188,6 @@ def test_without_the_game_another_world_goes_on_from_the_dream(tiny, prompt):
     here = session.here()
     np.testing.assert_array_equal(here.frames, frames[-8:])
     assert here.actions.tolist() == [RIGHT] * 7 and here.moment is None
-
-
-class Ends(Termination):
-    """Says that the level is over when JUMP is pressed, and got the coin with LEFT_JUMP."""
-
-    def __init__(self):
-        torch.nn.Module.__init__(self)
-        self.config = TerminationConfig()
-
-    def ending(self, frames, action):
-        return OVER * (action == JUMP) + REWARDED * (action == LEFT_JUMP)
 
 
 def test_a_level_that_is_over_begins_anew(tiny, prompt):

@@ -74,6 +74,7 @@ class Host:
             "ms": 1000 * now.seconds,
             "psnr": now.psnr,
             "note": now.note,
+            "begun": now.begun,
         }
         if whole:
             told |= {

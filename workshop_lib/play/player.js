@@ -165,7 +165,7 @@ export function mount(root, link) {
       parts.push(`rest ${Math.max(0, detail.trip - answer.ms).toFixed(0)} ms`);
     }
     find("output").textContent = parts.join("  ·  ");
-    if (answer.note) say(`The real game: ${answer.note}`);
+    if (answer.note) say(`${answer.begun ? "The dream begins anew" : "The real game"}: ${answer.note}`);
     root.dispatchEvent(new CustomEvent("player-frame", { detail, bubbles: true }));
   }
 

@@ -111,8 +111,9 @@ TITLES = {
     "worlds": f"Worlds: open-loop PSNR, and how often the dream of a key is nearer to the real "
     f"future of that key\nthan to the other's, {HORIZON} frames on (chance: 50%). Alive: the share "
     f"of 24 long dreams, by three ways to play,\nthat after {LONG} frames still show a level with "
-    f"hard edges, in its colors, and the player in it.\nFresh: where levels end and begin anew, in "
-    f"how many stretches of 8 frames new level comes in for one who\nruns and jumps:",
+    f"hard edges, in its colors, and the player in it.\nWith ends: the same where levels end, as "
+    f"`termination-tiny` says, and begin anew; and in how many stretches of\n8 frames fresh level "
+    f"comes in there for one who runs and jumps:",
     "tokenizers": "Tokenizers:",
     "latent actions": "Latent actions, beside the same encoder told the true ones:",
     "terminations": "What says when a level is over, held-out levels:",
@@ -128,17 +129,16 @@ def result(entry: Entry) -> tuple[str, Row]:
         control = reports["control"]["at"] if "control" in reports else []
         first, later, keys = _at(world, 1), _at(world, HORIZON), _at(control, HORIZON)
         accuracy = keys.get("accuracy", {})
-        long = list(reports["world"]["drift"].values()) if "world" in reports else []
-        alive = sum(drift["alive"] for drift in long) / len(long) if long else None
-        fresh = reports.get("levels", {}).get("drift", {}).get("run and jump")
+        ends = reports["levels"]["drift"] if "levels" in reports else {}
         return "worlds", {
             "PSNR after 1": _dB(first.get("psnr")),
             f"after {HORIZON}": _dB(later.get("psnr")),
             f"copying, after {HORIZON}": _dB(later.get("copy_psnr")),
             "left or right": _share(accuracy.get("left/right")),
             "jump or nothing": _share(accuracy.get("jump/nothing")),
-            f"alive after {LONG}": "" if alive is None else f"{100 * alive:.0f}%",
-            "fresh": f"{100 * fresh['fresh']:.0f}%" if fresh else NOTHING,
+            f"alive after {LONG}": _alive(reports["world"]["drift"] if "world" in reports else {}),
+            "with ends": _alive(ends),
+            "fresh": f"{100 * ends['run and jump']['fresh']:.0f}%" if ends else NOTHING,
         }
     if "tokenizer" in reports:
         report = reports["tokenizer"]
@@ -285,6 +285,12 @@ MEASURED: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def _is_world(entry: Entry) -> bool:
     return "world" in entry.metrics or "control" in entry.metrics
+
+
+def _alive(drifts: dict[str, dict[str, Any]]) -> str:
+    """The mean over the ways to play."""
+    alive = [drift["alive"] for drift in drifts.values()]
+    return f"{100 * sum(alive) / len(alive):.0f}%" if alive else NOTHING
 
 
 def _table(rows: list[Row]) -> str:
