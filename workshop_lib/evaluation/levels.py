@@ -87,7 +87,7 @@ def evaluate(
         split: which of its sets.
         dreams: how many, side by side, each of another episode.
         prompt: frames of each episode that the world is shown; as many as it looks back on, or more
-            (16 will do for the transformers of diffusion).
+            (24 will do for the transformers of diffusion).
         long: frames that it then dreams.
         tokenizer: the safetensors file of the tokenizer, for worlds of tokens; in a world of pixels
             dreamed frames pass through it. "none": not even through the model's own.

@@ -15,6 +15,7 @@ so that probabilities come out as if all had been looked at.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -142,7 +143,7 @@ class Termination(nn.Module):
         wanted = round(self.config.against * max(1, len(ends)))
         few = others[torch.randperm(len(others), device=others.device)[:wanted]]
         share = len(few) / max(1, len(others))
-        return torch.cat([ends, few]), float(torch.tensor(max(share, 1e-6)).log())
+        return torch.cat([ends, few]), math.log(max(share, 1e-6))
 
     @torch.inference_mode()
     def ending(self, frames: Tensor, action: Tensor) -> Tensor:
