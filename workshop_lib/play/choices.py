@@ -35,6 +35,7 @@ class Choices:
 
     worlds: name to file; None for the real game, which is there with a simulator only.
     prompts: what a prompt can be taken from: recorded sets, and looks of the real game.
+    ends: whether dreamed levels end in the sessions that begin here, where something says when.
 
     Raises WorkshopError for a simulator that is not installed.
     """
@@ -46,6 +47,7 @@ class Choices:
             here = " and ".join(found) or "none"
             raise WorkshopError(f"simulator {simulator!r} is not installed; here is {here}")
         self.worlds: dict[str, Path | None] = {}
+        self.ends = False
         self._termination: Termination | None = None
         self._endings: list[Path] = []
         for path in sorted((self.data / "pretrained").glob("*.safetensors")):
@@ -151,7 +153,10 @@ class Choices:
         world = self.world(name, prompt)
         known = prompt.game is None or prompt.game.name == "coinrun"
         ends = self.termination(world) if known else None
-        return PlaySession(world, prompt, name, termination=ends)
+        session = PlaySession(world, prompt, name, termination=ends)
+        if ends is not None and "ends" in session.options:
+            session.set(ends=self.ends)
+        return session
 
     def termination(self, world: Any) -> Termination | None:
         """What says when the levels of a world end: the first such model among the trained ones;

@@ -33,7 +33,7 @@ class Player(widgets.VBox):
         self.options = {
             "steps": widgets.IntSlider(4, 1, 16, description="steps", **wide),
             "temperature": widgets.FloatSlider(1, min=0, max=2, description="temperature", **wide),
-            "ends": widgets.Checkbox(True, description="levels end", **slim),
+            "ends": widgets.Checkbox(False, description="levels end", **slim),
             "seed": widgets.BoundedIntText(0, 0, 2**31 - 1, description="dice", **slim),
         }
         self.file = widgets.Text("dream.mp4", description="file", **wide)
@@ -99,6 +99,8 @@ class Player(widgets.VBox):
         with LOCK:
             if name in self.session.options:
                 self.session.set(**{name: change["new"]})
+                if name == "ends":
+                    self.choices.ends = change["new"]
 
     def _update(self) -> None:
         """The controls as the session stands."""

@@ -40,6 +40,7 @@ def serve(
     guidance: float | None = None,
     seed: int | None = None,
     device: str = "auto",
+    ends: bool = False,
     port: int = 0,
     browser: bool = True,
 ) -> None:
@@ -62,10 +63,12 @@ def serve(
         guidance: there, how much more the action counts; 1 is no more, at half the price.
         seed: of the world's draws, in worlds that draw; by default the world's own.
         device: where it dreams: cpu, cuda, or auto for the GPU if there is one.
+        ends: whether a dreamed level ends, and begins anew, where the model of endings says so.
         port: of the page on this machine; 0 takes a free one.
         browser: open the page in the browser, too; its address is printed either way.
     """
     choices = Choices(data, device, simulator)
+    choices.ends = ends
     name = choices.name_of(world)
     if prompt is None:
         begun = choices.first_prompt(name, look, episode, start)
