@@ -33,7 +33,9 @@ class Player(widgets.VBox):
         self.options = {
             "steps": widgets.IntSlider(4, 1, 16, description="steps", **wide),
             "temperature": widgets.FloatSlider(1, min=0, max=2, description="temperature", **wide),
-            "ends": widgets.Checkbox(False, description="levels end", **slim),
+            "ends": widgets.Checkbox(
+                False, description="levels end", indent=False, layout=slim["layout"]
+            ),
             "seed": widgets.BoundedIntText(0, 0, 2**31 - 1, description="dice", **slim),
         }
         self.file = widgets.Text("dream.mp4", description="file", **wide)
