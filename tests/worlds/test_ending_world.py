@@ -64,6 +64,20 @@ def test_each_dream_begins_anew_by_itself(dreaming, clip) -> None:
     assert near < 10 and near < (frame[2].float() - expected[2].float()).abs().mean()
 
 
+def test_another_try_is_another_dream() -> None:
+    """One dream alone, the same keys after its end as before: the world draws anew."""
+    clip = heldout_episodes(SAMPLE / "easy", "test", 2, 12)[:1]
+    world = EndingWorld(open_world("dynamics-tiny"), Keys())
+    state, tries = begin(world, clip), []
+    for _ in range(2):
+        for _ in range(6):
+            frame, state = world.step(state, torch.tensor([RIGHT]))
+        tries.append(frame)
+        again, state = world.step(state, torch.tensor([JUMP]))
+        assert torch.equal(again, clip.frames[:, 7])
+    assert not torch.equal(*tries)
+
+
 def test_the_model_sees_the_frames_of_the_level_alone(clip) -> None:
     keys = Keys()
     world = EndingWorld(CopyWorld(), keys)

@@ -17,6 +17,8 @@ from workshop_lib.evaluation.metrics import Share, share, write_json
 from workshop_lib.models.termination import OFTEN, ON, OVER, REWARDED
 from workshop_lib.worlds.opening import open_termination
 
+SOON = 8  # steps; an alarm so many before the end is early rather than wrong
+
 
 @dataclass(frozen=True)
 class TerminationReport:
@@ -45,9 +47,6 @@ class TerminationReport:
             f"false alarms in {OFTEN} frames      {self.false:.2f}, of them less than {SOON} steps"
             f" before the end {self.soon}"
         )
-
-
-SOON = 8
 
 
 def evaluate(

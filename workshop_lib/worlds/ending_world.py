@@ -73,19 +73,27 @@ class EndingWorld:
         Raises WorkshopError for actions that the world does not have, and where some of several
         dreams begin anew after a prompt shorter than what the world looks back on.
         """
-        frame, dream = self.world.step(state.dream, action)
         ended = self.termination.ending(state.seen, action) if self.ends else 0 * action
         over = (ended != 0).cpu()
+        if over.all():  # nothing to dream of
+            dream = _other_dice(state.begun, state.dream)
+            prompt = state.prompt
+            return prompt[:, -1], EndingState(dream, state.begun, prompt, prompt, ended)
+        frame, dream = self.world.step(state.dream, action)
         kept = self.termination.config.frames
         seen = torch.cat([state.seen, frame[:, None]], dim=1)[:, -kept:]
-        if over.all():
-            frame, dream, seen = state.prompt[:, -1], state.begun, state.prompt
-        elif over.any():
+        if over.any():
             frame = rows(over, state.prompt[:, -1], frame)
             dream = rows(over, state.begun, dream)
             longer = torch.cat([state.prompt[:, :1]] * kept + [state.prompt], dim=1)
             seen = rows(over, longer[:, -seen.shape[1] :], seen)
         return frame, EndingState(dream, state.begun, state.prompt, seen, ended)
+
+
+def _other_dice(begun: Any, before: Any) -> Any:
+    """The state in which a level began; dice that fall by the number of frames fall anew."""
+    number = getattr(before, "number", None)
+    return begun if number is None else replace(begun, number=number + 1)
 
 
 def rows(some: Tensor, these: Any, others: Any) -> Any:
