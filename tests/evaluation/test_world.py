@@ -104,6 +104,16 @@ def test_clips_are_real_stretches_with_their_actions():
     assert np.median(changes) < 40  # neighbors in time, not frames from anywhere
 
 
+def test_asked_for_beginnings_every_clip_is_of_a_levels_first_frames():
+    shard = split_shards(SAMPLE / "easy", "test")[0]
+    episodes = [e for e in read_all(open_shard(shard)) if len(e) >= 24]
+    begun = [e for e in episodes if e.first[0]]
+    assert len(begun) < len(episodes)  # some are the later part of a long one
+    clip = heldout_episodes(SAMPLE / "easy", "test", 999, 24, beginnings=True)
+    shown = {frames.numpy().tobytes() for frames in clip.frames}
+    assert shown == {e.frames[:24].tobytes() for e in begun}
+
+
 def test_horizons_that_no_episode_reaches_are_refused(model):
     with pytest.raises(WorkshopError, match="ask for a shorter horizon"):
         evaluate(model, data=str(SAMPLE / "easy"), horizon=500)

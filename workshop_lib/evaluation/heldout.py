@@ -15,10 +15,18 @@ from workshop_lib.data.splits import split_shards
 from workshop_lib.errors import WorkshopError
 
 
-def heldout_episodes(data: str | Path, split: str, clips: int, length: int, seed: int = 0) -> Clip:
+def heldout_episodes(
+    data: str | Path,
+    split: str,
+    clips: int,
+    length: int,
+    seed: int = 0,
+    beginnings: bool = False,
+) -> Clip:
     """One clip of `length` frames from each of `clips` different episodes, or of all there are.
 
-    As many different levels as can be had; equal for equal seeds.
+    As many different levels as can be had; equal for equal seeds. beginnings: only the first
+    frames of levels, not those of some later moment.
 
     Raises WorkshopError if fewer than two episodes are long enough, or actions are missing.
     """
@@ -34,9 +42,10 @@ def heldout_episodes(data: str | Path, split: str, clips: int, length: int, seed
             f"{data}: {split} has {len(usable)} episodes of {length} frames or more, measuring "
             f"needs two at least: ask for a shorter horizon, or record more"
         )
-    chosen = _levels_first(usable, levels)[:clips]
     parts: list[tuple[Episode, int]] = []
-    for row in chosen:
+    for row in _levels_first(usable, levels):
+        if len(parts) == clips:
+            break
         k, record = places[row]
         shard = open_shard(shards[k])
         try:
@@ -45,7 +54,16 @@ def heldout_episodes(data: str | Path, split: str, clips: int, length: int, seed
             shard.close()
         if episode.actions is None:
             raise WorkshopError(f"{shards[k]}, record {record}: nobody recorded its actions")
-        parts.append((episode, int(rng.integers(lengths[row] - length + 1))))
+        start = int(rng.integers(lengths[row] - length + 1))
+        if not beginnings:
+            parts.append((episode, start))
+        elif episode.first is None or episode.first[0]:  # not the later part of a long one
+            parts.append((episode, 0))
+    if len(parts) < 2:
+        raise WorkshopError(
+            f"{data}: {split} has {len(parts)} episodes of {length} frames or more from the"
+            f" beginning of their level, measuring needs two at least: record more"
+        )
     return make_clip(parts, length)
 
 

@@ -2,7 +2,7 @@
 
 In the real game a level is over after some 30 steps of running and jumping. A dream without ends
 runs on to the last wall of its level and stands there; with ends it begins anew, as the real game
-does under `evaluate game`.
+does under `evaluate game`. Both play from the beginning of a level, so that their ends compare.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workshop_lib.models.termination import OFTEN, OVER, REWARDED
 from workshop_lib.worlds.ending_world import EndingState, EndingWorld
 from workshop_lib.worlds.opening import open_termination, open_world
 
-CLIPS = 256  # from which the player is known; the dreams begin with the first of them
+CLIPS = 256  # from which the player is known
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,18 @@ def evaluate(
     seed: int = 0,
     out: str | None = None,
 ) -> LevelsReport:
-    """Measures long dreams as `workshop evaluate world` does, but when a level is over, it begins
-    anew. `workshop evaluate game` says what the real game has there.
+    """Measures long dreams as `workshop evaluate world` does, but from the beginning of held-out
+    levels, and when a level is over, it begins anew. `workshop evaluate game` says what the real
+    game has there.
 
     Args:
         model: the safetensors file of a world's model, or the name of a pretrained one.
         data: a split folder.
         termination: of the model that says when a level is over, the same.
         split: which of its sets.
-        dreams: how many, side by side, each of another episode.
-        prompt: frames of each episode that the world is shown; as many as it looks back on, or more
-            (24 will do for the transformers of diffusion).
+        dreams: how many, side by side, each of another level.
+        prompt: frames of each level that the world is shown, its first ones; as many as it looks
+            back on, or more (24 will do for the transformers of diffusion).
         long: frames that it then dreams.
         tokenizer: the safetensors file of the tokenizer, for worlds of tokens; in a world of pixels
             dreamed frames pass through it. "none": not even through the model's own.
@@ -101,9 +102,9 @@ def evaluate(
     ends = open_termination(termination)
     world = open_world(model, tokenizer, lam, device, steps=steps, temperature=temperature)
     check_keys(world)
-    clip = heldout_episodes(data, split, max(dreams, CLIPS), prompt + 1, seed)
-    finder = player_of(clip.frames, seed)
-    frames, actions = clip.frames[:dreams, :prompt], clip.actions[:dreams, : prompt - 1]
+    finder = player_of(heldout_episodes(data, split, CLIPS, prompt + 1, seed).frames, seed)
+    clip = heldout_episodes(data, split, dreams, prompt, seed, beginnings=True)
+    frames, actions = clip.frames, clip.actions[:, :-1]
     drift, films, coins, deaths = {}, {}, {}, {}
     for name, pressed in long_play(len(frames), long, seed).items():
         counting = Counting(EndingWorld(world, ends))
