@@ -31,13 +31,13 @@ def test_controls_turn_the_session(player):
     player.options["steps"].value = 2
     player.options["temperature"].value = 0.5
     player.options["seed"].value = 7
-    told = {"steps": 2, "temperature": 0.5, "seed": 7, "ends": False}
+    told = {"steps": 2, "temperature": 0.5, "seed": 7, "ends": True}
     assert player.session.options == told
-    player.options["ends"].value = True
-    assert player.session.options == {**told, "ends": True}
+    player.options["ends"].value = False
+    assert player.session.options == {**told, "ends": False}
     player.frame.value = 30
     click(player, "begin")
-    assert "frame 37" in player.session.prompt.name and player.session.options["ends"] is True
+    assert "frame 37" in player.session.prompt.name and player.session.options["ends"] is False
     player.number.value = 9999
     click(player, "begin")
     assert "no episode 9999" in player.said.value

@@ -47,7 +47,7 @@ class Choices:
             here = " and ".join(found) or "none"
             raise WorkshopError(f"simulator {simulator!r} is not installed; here is {here}")
         self.worlds: dict[str, Path | None] = {}
-        self.ends = False
+        self.ends = True
         self._termination: Termination | None = None
         self._endings: list[Path] = []
         for path in sorted((self.data / "pretrained").glob("*.safetensors")):

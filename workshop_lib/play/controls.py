@@ -34,7 +34,7 @@ class Player(widgets.VBox):
             "steps": widgets.IntSlider(4, 1, 16, description="steps", **wide),
             "temperature": widgets.FloatSlider(1, min=0, max=2, description="temperature", **wide),
             "ends": widgets.Checkbox(
-                False, description="levels end", indent=False, layout=slim["layout"]
+                choices.ends, description="levels end", indent=False, layout=slim["layout"]
             ),
             "seed": widgets.BoundedIntText(0, 0, 2**31 - 1, description="dice", **slim),
         }

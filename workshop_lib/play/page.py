@@ -40,7 +40,7 @@ def serve(
     guidance: float | None = None,
     seed: int | None = None,
     device: str = "auto",
-    ends: bool = False,
+    ends: bool = True,
     port: int = 0,
     browser: bool = True,
 ) -> None:
@@ -63,7 +63,8 @@ def serve(
         guidance: there, how much more the action counts; 1 is no more, at half the price.
         seed: of the world's draws, in worlds that draw; by default the world's own.
         device: where it dreams: cpu, cuda, or auto for the GPU if there is one.
-        ends: whether a dreamed level ends, and begins anew, where the model of endings says so.
+        ends: whether a dreamed level ends, and begins anew, where the model of endings says so;
+            false lets the dream go on behind the coin.
         port: of the page on this machine; 0 takes a free one.
         browser: open the page in the browser, too; its address is printed either way.
     """
