@@ -111,8 +111,8 @@ TITLES = {
     "worlds": f"Worlds: open-loop PSNR, and how often the dream of a key is nearer to the real "
     f"future of that key\nthan to the other's, {HORIZON} frames on (chance: 50%). Alive: the share "
     f"of 24 long dreams, by three ways to play,\nthat after {LONG} frames still show a level with "
-    f"hard edges, in its colors, and the player in it.\nWith ends: the same from the beginning of a "
-    f"level, where levels end, as `termination-tiny` says, and begin\nanew; and in how many "
+    f"hard edges, in its colors, and the player in it.\nWith ends: the same from the beginning of "
+    f"a level, where levels end, as `termination-tiny` says, and begin\nanew; and in how many "
     f"stretches of 8 frames fresh level comes in there for one who runs and jumps:",
     "tokenizers": "Tokenizers:",
     "latent actions": "Latent actions, beside the same encoder told the true ones:",
@@ -243,8 +243,8 @@ def _of_levels(report: dict[str, Any]) -> str:
     for row, name in zip(rows, report["drift"], strict=True):
         row["coins"], row["deaths"] = (f"{report[k][name]:.1f}" for k in ("coins", "deaths"))
     head = (
-        "The same from the beginning of held-out levels, where levels end, and begin anew; coins and"
-        " deaths in 500 frames:"
+        "The same from the beginning of held-out levels, where levels end, and begin anew; coins"
+        " and deaths in 500 frames:"
     )
     return f"{head}\n\n{_table(rows)}"
 
