@@ -59,7 +59,7 @@ def heldout_episodes(
             parts.append((episode, start))
         elif episode.first is None or episode.first[0]:  # not the later part of a long one
             parts.append((episode, 0))
-    if len(parts) < 2:
+    if len(parts) < min(2, clips):
         raise WorkshopError(
             f"{data}: {split} has {len(parts)} episodes of {length} frames or more from the"
             f" beginning of their level, measuring needs two at least: record more"
