@@ -35,7 +35,7 @@ def play_diffusion(
     options: of the world: its steps, sampler and guidance.
     """
     world = DiffusionWorld(model, **options)
-    window, size = world.context, world.model.size
+    window, size = world.model.context, world.model.size
     prompt = torch.randint(256, (1, window, size, size, 3), dtype=torch.uint8)
     state = world.begin(prompt, torch.zeros(1, window - 1, dtype=torch.int64))
     action = torch.zeros(1, dtype=torch.int64)
@@ -59,7 +59,7 @@ def uncached_step(world: DiffusionWorld, state: DiffusionState, action: Tensor) 
 
     What is behind the window is forgotten. Until then the frame is the world's own.
     """
-    model, past = world.model, min(state.frames.shape[1], world.context - 1)
+    model, past = world.model, min(state.frames.shape[1], world.model.context - 1)
     video = frames_to_video(state.frames[:, -past:])
     led_by = torch.cat([state.led_by[:, -past:], action[:, None]], dim=1)
     settled, guess = torch.full((len(action), past), model.stabilization), None

@@ -3,10 +3,17 @@
 import json
 
 import pytest
+import torch
 
 from tests.conftest import SAMPLE
+from tests.worlds.test_ending_world import Keys
 from workshop_lib.cli import main
+from workshop_lib.data.actions import JUMP, RIGHT
+from workshop_lib.evaluation.heldout import heldout_episodes
+from workshop_lib.evaluation.levels import Counting
 from workshop_lib.pretrained.measured import read_report
+from workshop_lib.worlds.ending_world import EndingWorld
+from workshop_lib.worlds.opening import open_world
 
 
 @pytest.mark.slow
@@ -26,6 +33,20 @@ def test_with_ends_a_dream_goes_on(tmp_path) -> None:
     assert report["drift"]["run and jump"]["alive"] > 0.6
     assert read_report(tmp_path / "ends" / "report.json")[0] == "levels"
     assert (tmp_path / "ends" / "long-run-and-jump.mp4").is_file()
+
+
+def test_a_world_that_looks_far_back_begins_levels_too() -> None:
+    """The transformer sees 22 frames, the prompt has 8: before them the player stood still. So one
+    of two dreams can begin anew, and is then where it began."""
+    clip = heldout_episodes(SAMPLE / "easy", "test", 2, 8, beginnings=True)
+    world = Counting(EndingWorld(open_world("diffusion-tiny"), Keys()))
+    state = begun = world.begin(clip.frames, clip.actions[:, :-1])
+    for keys in ([RIGHT, RIGHT], [RIGHT, JUMP]):
+        frame, state = world.step(state, torch.tensor(keys))
+    assert state.ended.tolist() == [0, 1] and world.counts.tolist() == [3, 1, 0]
+    assert torch.equal(frame[1], clip.frames[1, -1])
+    assert torch.equal(state.dream.frames[1], begun.dream.frames[1])
+    assert not torch.equal(state.dream.frames[0], begun.dream.frames[0])
 
 
 def test_what_cannot_say_when_a_level_ends_is_refused(capsys) -> None:

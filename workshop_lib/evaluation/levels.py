@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from workshop_lib.data.actions import NOTHING
 from workshop_lib.evaluation.drift import DriftReport, long_play, measure_drift
 from workshop_lib.evaluation.heldout import heldout_episodes
 from workshop_lib.evaluation.metrics import write_json
@@ -46,14 +48,17 @@ class LevelsReport:
 
 
 class Counting:
-    """A world whose levels end, and how they did."""
+    """A world whose levels end, and how they did. Where it looks back on more frames than a prompt
+    has, the player stands still before that, as he does when a level begins."""
 
     def __init__(self, world: EndingWorld) -> None:
         self.world, self.counts = world, torch.zeros(3)
         self.num_actions, self.context = world.num_actions, world.context
 
     def begin(self, frames: Tensor, actions: Tensor) -> EndingState:
-        return self.world.begin(frames, actions)
+        before = max(0, self.context - frames.shape[1])
+        longer = torch.cat([frames[:, :1]] * before + [frames], dim=1)
+        return self.world.begin(longer, F.pad(actions, (before, 0), value=NOTHING))
 
     def step(self, state: EndingState, action: Tensor) -> tuple[Tensor, EndingState]:
         frame, following = self.world.step(state, action)
@@ -87,8 +92,7 @@ def evaluate(
         termination: of the model that says when a level is over, the same.
         split: which of its sets.
         dreams: how many, side by side, each of another level.
-        prompt: frames of each level that the world is shown, its first ones; as many as it looks
-            back on, or more (24 will do for the transformers of diffusion).
+        prompt: frames of each level that the world is shown, its first ones.
         long: frames that it then dreams.
         tokenizer: the safetensors file of the tokenizer, for worlds of tokens; in a world of pixels
             dreamed frames pass through it. "none": not even through the model's own.

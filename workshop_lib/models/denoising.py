@@ -20,8 +20,8 @@ class Denoiser(Protocol):
     """A trained model that takes noise from the next frame.
 
     num_actions: A; actions are 0 to A - 1. size: height and width of its frames. context: frames
-    of a prompt that it can use. kept: frames of the past that the next one depends on, and so the
-    most that a world has to keep.
+    in its window. kept: frames of the past that the next one depends on, through all layers, and so
+    the most that a world has to keep.
     """
 
     schedule: Schedule

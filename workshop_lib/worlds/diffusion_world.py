@@ -82,7 +82,7 @@ class DiffusionWorld:
             if not hasattr(self.model, "stabilization"):
                 raise WorkshopError("stabilization: this model takes the past as it is")
             self.model.stabilization = stabilization
-        self.num_actions, self.context = model.num_actions, model.context
+        self.num_actions, self.context = model.num_actions, model.kept
         self.device = next(model.parameters()).device
         self._memory: Any = None
         self._held: DiffusionState | None = None  # the moment that is in the memory
