@@ -15,6 +15,7 @@ from playwright.sync_api import Browser
 from tests.browser.conftest import ARTIFACTS
 from tests.browser.playing import Player, moved
 from tests.conftest import REPOSITORY
+from tests.endings import Ends
 from workshop_lib.data.actions import LEFT_JUMP, NOTHING, RIGHT, RIGHT_JUMP
 from workshop_lib.play.choices import Choices
 from workshop_lib.play.host import Host
@@ -145,6 +146,23 @@ def test_game_and_dream_are_switched_and_compared(
     assert other == "dynamics-tiny"
     ARTIFACTS.mkdir(exist_ok=True)
     player.page.screenshot(path=ARTIFACTS / "play_page.png")
+
+
+def test_the_end_of_a_level_is_told_for_a_while(
+    player: Player, server: Server, monkeypatch
+) -> None:
+    monkeypatch.setattr(server.host.session._levels, "termination", Ends())
+    said = "The dream begins anew: the level is over"
+    player.press("w")
+    assert said in player.root.inner_text()
+    player.hold("d", frames=8)
+    assert said in player.root.inner_text()
+    player.hold("d", frames=40)
+    assert said not in player.root.inner_text()
+    player.press("w")
+    assert said in player.root.inner_text()
+    player.press("z")  # it did not happen
+    assert said not in player.root.inner_text()
 
 
 def test_what_goes_wrong_is_said_and_stops_it(player: Player, server: Server) -> None:

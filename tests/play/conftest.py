@@ -1,11 +1,8 @@
 """What the tests of play share: real worlds, and a prompt in the middle of a recorded level."""
 
 import pytest
-import torch
 
 from tests.conftest import REPOSITORY, SAMPLE
-from workshop_lib.data.actions import JUMP, LEFT_JUMP
-from workshop_lib.models.termination import OVER, REWARDED, Termination, TerminationConfig
 from workshop_lib.play.prompts import recorded_prompt
 from workshop_lib.worlds.opening import open_world
 
@@ -22,14 +19,3 @@ def tiny():
 def prompt():
     """Running, with free ground to both sides."""
     return recorded_prompt(SAMPLE / "easy", "test", episode=7, start=70)
-
-
-class Ends(Termination):
-    """Says that the level is over when JUMP is pressed, and got the coin with LEFT_JUMP."""
-
-    def __init__(self):
-        torch.nn.Module.__init__(self)
-        self.config = TerminationConfig()
-
-    def ending(self, frames, action):
-        return OVER * (action == JUMP) + REWARDED * (action == LEFT_JUMP)

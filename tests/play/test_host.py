@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.play.conftest import Ends
+from tests.endings import Ends
 from workshop_lib.data.actions import JUMP, RIGHT
 from workshop_lib.errors import WorkshopError
 from workshop_lib.play.choices import GAME, Choices

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.play.conftest import TINY, Ends
+from tests.endings import Ends
+from tests.play.conftest import TINY
 from workshop_lib.data.actions import JUMP, LEFT, LEFT_JUMP, NOTHING, RIGHT, RIGHT_JUMP
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.shift import scroll

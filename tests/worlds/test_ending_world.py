@@ -2,31 +2,16 @@
 
 import pytest
 import torch
-from torch import nn
 
 from tests.conftest import SAMPLE
-from workshop_lib.data.actions import RIGHT
+from tests.endings import Ends
+from workshop_lib.data.actions import JUMP, LEFT_JUMP, RIGHT
 from workshop_lib.errors import WorkshopError
 from workshop_lib.evaluation.heldout import heldout_episodes
-from workshop_lib.models.termination import OVER, REWARDED, Termination, TerminationConfig
+from workshop_lib.models.termination import OVER, REWARDED
 from workshop_lib.worlds.copy_world import CopyWorld
 from workshop_lib.worlds.ending_world import EndingWorld, rows
 from workshop_lib.worlds.opening import open_termination, open_world
-
-JUMP = 5
-
-
-class Keys(Termination):
-    """Says that the level is over when a key is pressed: JUMP with a reward, 8 without."""
-
-    def __init__(self):
-        nn.Module.__init__(self)
-        self.config = TerminationConfig()
-        self.seen = []
-
-    def ending(self, frames, action):
-        self.seen.append(frames)
-        return REWARDED * (action == JUMP) + OVER * (action == 8)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +31,10 @@ def begin(world, clip):
 def test_each_dream_begins_anew_by_itself(dreaming, clip) -> None:
     """Dream 0 goes on as if there were no ends; dream 1 goes on after its end from where it began,
     as a world does that begins there with what was pressed."""
-    world = EndingWorld(dreaming, Keys())
+    world = EndingWorld(dreaming, Ends())
     state = plain = begin(world, clip)
     plain = begin(dreaming, clip)
-    for keys in ([7, 7, 7], [7, 7, 8]):
+    for keys in ([7, 7, 7], [7, 7, JUMP]):
         frame, state = world.step(state, torch.tensor(keys))
         expected, plain = dreaming.step(plain, torch.tensor(keys))
     assert state.ended.tolist() == [0, 0, OVER]
@@ -67,7 +52,7 @@ def test_each_dream_begins_anew_by_itself(dreaming, clip) -> None:
 def test_another_try_is_another_dream() -> None:
     """One dream alone, the same keys after its end as before: the world draws anew."""
     clip = heldout_episodes(SAMPLE / "easy", "test", 2, 12)[:1]
-    world = EndingWorld(open_world("dynamics-tiny"), Keys())
+    world = EndingWorld(open_world("dynamics-tiny"), Ends())
     state, tries = begin(world, clip), []
     for _ in range(2):
         for _ in range(6):
@@ -79,7 +64,7 @@ def test_another_try_is_another_dream() -> None:
 
 
 def test_the_model_sees_the_frames_of_the_level_alone(clip) -> None:
-    keys = Keys()
+    keys = Ends()
     world = EndingWorld(CopyWorld(), keys)
     state = begin(world, clip)
     _, state = world.step(state, torch.tensor([7, 7, JUMP]))
@@ -90,27 +75,27 @@ def test_the_model_sees_the_frames_of_the_level_alone(clip) -> None:
 
 
 def test_a_moment_can_be_stepped_again_and_ends_turned_off(clip) -> None:
-    world = EndingWorld(CopyWorld(), Keys())
+    world = EndingWorld(CopyWorld(), Ends())
     state = begin(world, clip[:1])
-    assert world.step(state, torch.tensor([JUMP]))[1].ended.tolist() == [REWARDED]
-    assert world.step(state, torch.tensor([8]))[1].ended.tolist() == [OVER]
+    assert world.step(state, torch.tensor([LEFT_JUMP]))[1].ended.tolist() == [REWARDED]
+    assert world.step(state, torch.tensor([JUMP]))[1].ended.tolist() == [OVER]
     world.ends = False
-    assert world.step(state, torch.tensor([8]))[1].ended.tolist() == [0]
+    assert world.step(state, torch.tensor([JUMP]))[1].ended.tolist() == [0]
 
 
 def test_what_does_not_fit_is_refused(clip) -> None:
     dreaming = open_world("dynamics-tiny")
-    world = EndingWorld(dreaming, Keys())
+    world = EndingWorld(dreaming, Ends())
     state = world.begin(clip.frames[:, 7:8], clip.actions[:, :0])
     _, state = world.step(state, torch.tensor([7, 7, 7]))
     with pytest.raises(WorkshopError, match="give a longer prompt"):
-        world.step(state, torch.tensor([7, 7, 8]))
-    frame, _ = world.step(state, torch.tensor([8, 8, 8]))  # all of them: nothing to mix
+        world.step(state, torch.tensor([7, 7, JUMP]))
+    frame, _ = world.step(state, torch.tensor([JUMP, JUMP, JUMP]))  # all of them: nothing to mix
     assert torch.equal(frame, clip.frames[:, 7])
     few = CopyWorld()
     few.num_actions = 4
     with pytest.raises(WorkshopError, match=r"knows 15 keys cannot say .* of 4 actions"):
-        EndingWorld(few, Keys())
+        EndingWorld(few, Ends())
     with pytest.raises(WorkshopError, match="holds a dynamics, not a termination"):
         open_termination("dynamics-tiny")
 

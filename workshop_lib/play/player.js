@@ -11,6 +11,7 @@ const PAD = [ // what a button holds, and what is written on it
 ];
 const PATIENCE = 20000; // milliseconds after which an answer is given up
 const SHOWN = 160; // frames in the trace
+const NOTED = 45; // frames for which an end is told
 const SHAPE = `
   <div class="wp-screens">
     <figure class="wp-main"><canvas width="64" height="64"></canvas><figcaption></figcaption></figure>
@@ -49,7 +50,8 @@ export function mount(root, link) {
   const off = new AbortController(), on = { signal: off.signal };
   const screen = { dream: null, game: null, first: "dream" };
   const state = { codes: 0, action: null, trace: [], world: "", speed: [] };
-  let asked = 0, waiting = 0, sentAt = 0, timer = 0, pressedAt = 0, running = false, single = false;
+  let asked = 0, waiting = 0, sentAt = 0, timer = 0, pressedAt = 0, noted = 0;
+  let running = false, single = false;
 
   const say = (text, bad = false) => {
     find("small").textContent = text;
@@ -165,7 +167,13 @@ export function mount(root, link) {
       parts.push(`rest ${Math.max(0, detail.trip - answer.ms).toFixed(0)} ms`);
     }
     find("output").textContent = parts.join("  ·  ");
-    if (answer.note) say(`${answer.begun ? "The dream begins anew" : "The real game"}: ${answer.note}`);
+    if (answer.note) {
+      noted = answer.count;
+      say(`${answer.begun ? "The dream begins anew" : "The real game"}: ${answer.note}`);
+    } else if (noted && (answer.count < noted || answer.count >= noted + NOTED)) {
+      noted = 0;
+      say("");
+    }
     root.dispatchEvent(new CustomEvent("player-frame", { detail, bubbles: true }));
   }
 

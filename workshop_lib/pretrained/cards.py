@@ -113,8 +113,8 @@ TITLES = {
     f"of 24 long dreams, by three ways to play,\nthat after {LONG} frames still show a level with "
     f"hard edges, in its colors, and the player in it.\nWith ends: the same from the beginning of "
     f"a level, where levels end, as `termination-tiny` says, and begin\nanew; and in how many "
-    f"stretches of 8 frames fresh level comes in there for one who runs and jumps (in the real "
-    f"game in 61% on\neasy levels, in 66% on hard ones):",
+    f"stretches of 8 frames fresh level comes in there for one who runs and jumps\n(in the real "
+    f"game in 61% on easy levels, in 66% on hard ones):",
     "tokenizers": "Tokenizers:",
     "latent actions": "Latent actions, beside the same encoder told the true ones:",
     "terminations": "What says when a level is over, held-out levels:",
