@@ -98,6 +98,13 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         LatentDriven(make_dynamics(3), lam)
 
 
+def test_a_file_in_which_every_key_has_one_code_is_understood() -> None:
+    lam, codes = make_lam(), torch.arange(15) % 3
+    lam.load_state_dict(lam.state_dict() | {"keys": codes})
+    assert lam.key_codes is not None
+    assert torch.equal(lam.key_codes, codes.expand(lam.num_codes + 1, -1))
+
+
 def test_a_dynamics_knows_its_latent_action_model(tmp_path) -> None:
     """Also in half precision, and when its keys became known; another one is refused."""
     lam = make_lam()

@@ -315,7 +315,7 @@ class TestDrivenByCodes:
         assert not session.takes_keys and session.now.real is None
         for code in (0, 3, 5):
             session.step(code)
-        assert session.actions == [0, 3, 5] and session.caption(3) == "code 3"
+        assert session.actions == [0, 3, 5] and session.caption(session.steps[-2]) == "code 3"
         assert len(session.film()) == len(prompt.frames) + 3
         with pytest.raises(WorkshopError, match="0 to 5, not 6"):
             session.step(6)
@@ -326,6 +326,11 @@ class TestDrivenByCodes:
 
     def test_keys_are_shown_with_their_codes(self, prompt):
         class Translating(CopyWorld):
-            key_codes = torch.arange(15) % 4
+            key_codes = (torch.arange(15) % 4).expand(5, -1)
 
-        assert PlaySession(Translating(), prompt).caption(RIGHT) == "right = code 3"
+            def codes(self, state, action):
+                return self.key_codes[-1][action]
+
+        session = PlaySession(Translating(), prompt)
+        assert session.caption(session.now) == ""
+        assert session.caption(session.step(RIGHT)) == "right = code 3"

@@ -230,12 +230,26 @@ def test_latent_actions_of_a_prompt_are_inferred(prompt):
 def test_keys_stand_for_latent_actions(prompt):
     parts = make_tokenizer(), make_dynamics(drive="latent", num_actions=2)
     by_code = TokenWorld(*parts, Inference())
-    by_key = TokenWorld(*parts, Inference(key_codes=torch.arange(15) % 2))
+    by_key = TokenWorld(*parts, Inference(key_codes=(torch.arange(15) % 2).expand(3, -1)))
     assert by_key.num_actions == 15
     state = by_code.begin(*prompt)
     for key in (0, 7):
         code = hold(by_code, state, key % 2, 1)[0]
         assert torch.equal(hold(by_key, by_key.begin(*prompt), key, 1)[0], code)
+
+
+def test_what_a_key_stands_for_depends_on_what_led_to_the_moment(prompt):
+    frames, actions = prompt
+    after = torch.tensor([[1], [0], [1]]).expand(-1, 15)  # the other code than before, first 1
+    world = TokenWorld(
+        make_tokenizer(), make_dynamics(drive="latent", num_actions=2), Inference(key_codes=after)
+    )
+    state = world.begin(frames[:, -1:], actions[:, :0])
+    told = []
+    for _ in range(3):
+        _, state = world.step(state, torch.full((len(frames),), RIGHT))
+        told.append(state.led_by[:, -1].unique().tolist())
+    assert told == [[1], [0], [1]]
 
 
 def test_parts_that_do_not_fit_are_refused():

@@ -13,6 +13,8 @@ from workshop_lib.evaluation.metrics import Score
 
 RESAMPLED = 200  # drawings of the bootstrap
 CLASSES = len(MERGED_NAMES)
+ENOUGH = 20  # transitions of an action after a code, to know which code never comes there
+NEVER = 0.01  # share of them
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,52 @@ def best_mapping(table: Tensor, balanced: bool) -> Tensor:
 
 
 def typical_codes(table: Tensor) -> Tensor:
-    """For each action the code that is most typical of it, int64 (6,), from counts (6, K).
+    """For each action the code that stands for it, int64 (6,), from counts (6, K).
 
-    That is the code with the largest P(code | action) P(action | code), all actions being equally
-    common: one that comes with the action often, and with others seldom. Codes that mean the
-    action more than any other come first: nobody needs LEFT's code for standing still while there
-    is one that speaks of standing still, if seldom.
+    The most typical pair of an action and a code comes first, and its code is taken; so no two
+    actions share a code while there is another one that ever came with them. Nobody needs LEFT's
+    code for standing still, though it is the commonest one of a player that faces left.
+    """
+    typical = how_typical(table)
+    codes, left = typical.argmax(dim=1), typical.clone()
+    while left.max() > 0:
+        action, code = divmod(int(left.argmax()), table.shape[1])
+        codes[action] = code
+        left[action], left[:, code] = 0, 0
+    return codes
+
+
+def how_typical(table: Tensor) -> Tensor:
+    """How typical each code is of each action, float (6, K), from counts (6, K).
+
+    P(code | action) P(action | code), all actions being equally common: a code is typical that
+    comes with the action often, and with others seldom.
     """
     share = shares(table)
-    typical = share * share / share.sum(dim=0).clamp_min(1e-12)
-    means_it = best_mapping(table, balanced=True) == torch.arange(CLASSES)[:, None]
-    means_it &= table.sum(dim=0) > 0
-    others = ~means_it & means_it.any(dim=1, keepdim=True)
-    return typical.masked_fill(others, -1.0).argmax(dim=1)
+    return share * share / share.sum(dim=0).clamp_min(1e-12)
+
+
+def codes_after(usual: Tensor, codes: Tensor, actions: Tensor, num_codes: int) -> Tensor:
+    """The code that stands for each action after each code, int64 (K + 1, 6); last, after none.
+
+    usual: int64 (6,), the code of each action wherever one is (`typical_codes`).
+    codes, actions: int64 (clips, n), of consecutive transitions.
+
+    It is the usual one, but for what never happens. Codes tell what is to be seen, and a jump looks
+    another way where the player faces left: after LEFT's code that of a jump to the right never
+    comes, and a world that is told so does not jump at all. There the code takes its place that is
+    most typical of the action after that one. Doing nothing always keeps its code: who holds it
+    while he falls would else go on falling where he lands.
+    """
+    table = usual.repeat(num_codes + 1, 1)
+    before, codes, actions = codes[:, :-1], codes[:, 1:], actions[:, 1:]
+    pressed = torch.arange(CLASSES) != MERGED_NAMES.index("nothing")
+    for code in range(num_codes):
+        counts = count_table(codes[before == code], actions[before == code], num_codes)
+        own = shares(counts).gather(1, usual[:, None])[:, 0]
+        never = pressed & (counts.sum(dim=1) >= ENOUGH) & (own < NEVER)
+        table[code] = torch.where(never, how_typical(counts).argmax(dim=1), usual)
+    return table
 
 
 def shares(table: Tensor) -> Tensor:

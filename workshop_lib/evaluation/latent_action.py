@@ -18,6 +18,7 @@ from workshop_lib.evaluation.agreement import (
     Agreement,
     agreement,
     best_mapping,
+    codes_after,
     count_table,
     typical_codes,
 )
@@ -33,6 +34,7 @@ from workshop_lib.pretrained import find_file
 BATCH = 32
 HORIZON = 4  # frames; Genie's t in delta_t PSNR
 AFTER = 12  # transitions that are measured in each clip
+FITTED = 4  # times as many clips tell what the codes stand for
 FEW = 50  # moments: with fewer on the ground, a key is known by all of its moments
 
 
@@ -46,8 +48,9 @@ class LatentActionReport:
         former.
     usage: share of codes used at all. perplexity: how many codes are used, in effect.
     confusion: counts (6, K) of held-out transitions, an action of MERGED_NAMES in each row.
-    meaning: the action that each code stands for. key_codes: the code most typical of each action
-        where a player stands on the ground; in the air the keys do next to nothing.
+    meaning: the action that each code stands for. key_codes: for each action the code that stands
+        for it after each code and, last, anywhere: the one most typical of it where a player stands
+        on the ground, for in the air the keys do next to nothing; but see `codes_after`.
     """
 
     transitions: int
@@ -61,7 +64,7 @@ class LatentActionReport:
     perplexity: float
     confusion: list[list[int]]
     meaning: list[str]
-    key_codes: dict[str, int]
+    key_codes: dict[str, list[int]]
 
     @property
     def share_of_probe(self) -> float | None:
@@ -121,7 +124,7 @@ def evaluate(
     length = lam.config.history + AFTER
     heldout = heldout_episodes(data, split, clips, length, seed)
     # The mapping from codes to actions is fitted on other levels than it is judged on.
-    fitting = heldout_episodes(data, "train", clips, length + CALM, seed)
+    fitting = heldout_episodes(data, "train", FITTED * clips, length + CALM, seed)
     steps = int(lam.code.steps) if probe_steps is None else probe_steps
     probe = train_probe(lam, data, steps, seed) if steps else None
     report = measure(lam, heldout, fitting, probe, steps, seed)
@@ -130,7 +133,7 @@ def evaluate(
         write_report(Path(out), report)
         print(f"wrote {out}")
     if write_keys:
-        store_keys(model, list(report.key_codes.values()))
+        store_keys(model, torch.tensor(list(report.key_codes.values())).T)
         print(f"{model}: now knows the code of each key")
     return report
 
@@ -148,7 +151,7 @@ def measure(
     fitting: clips of other levels, on which the mapping from codes to actions is fitted.
     """
     codes, actions = infer_all(lam, lam, heldout)
-    fitted, standing = count_codes(lam, fitting)
+    fitted, by_key = count_codes(lam, fitting)
     told = None
     if probe is not None:
         itself = torch.eye(len(MERGED_NAMES), dtype=torch.int64)  # it names the actions
@@ -169,13 +172,14 @@ def measure(
         perplexity=use.perplexity,
         confusion=count_table(codes, actions, lam.num_codes).tolist(),
         meaning=[MERGED_NAMES[i] for i in best_mapping(fitted, balanced=True).tolist()],
-        key_codes=dict(zip(MERGED_NAMES, typical_codes(standing).tolist(), strict=True)),
+        key_codes=dict(zip(MERGED_NAMES, by_key.T.tolist(), strict=True)),
     )
 
 
 def count_codes(lam: LatentActionModel, clip: Clip) -> tuple[Tensor, Tensor]:
-    """How often each code came with each action, int64 (6, K): in all transitions; and in those
-    from the ground, for every action with enough of them.
+    """How often each code came with each action, int64 (6, K), in all transitions; and the code of
+    each action after each code, int64 (K + 1, 6), for which those from the ground count, for every
+    action with enough of them.
 
     A player stands on the ground where nobody jumped in the 15 frames before, as in starts.py.
     """
@@ -188,7 +192,8 @@ def count_codes(lam: LatentActionModel, clip: Clip) -> tuple[Tensor, Tensor]:
     calm = calm[:, lam.config.history - 1 :]
     standing = count_table(codes[calm], actions[calm], lam.num_codes)
     enough = standing.sum(dim=1, keepdim=True) >= FEW
-    return everywhere, torch.where(enough, standing, everywhere)
+    usual = typical_codes(torch.where(enough, standing, everywhere))
+    return everywhere, codes_after(usual, codes, actions, lam.num_codes)
 
 
 def infer_all(
@@ -219,12 +224,13 @@ def rollouts(lam: LatentActionModel, clip: Clip, seed: int = 0) -> tuple[Tensor,
     return torch.cat(scores[0]), torch.cat(scores[1])
 
 
-def store_keys(path: str | Path, codes: list[int]) -> None:
-    """Writes the code of each of MERGED_NAMES into a model's file, spread over the game's keys."""
+def store_keys(path: str | Path, codes: Tensor) -> None:
+    """Writes codes int64 (K + 1, 6) of MERGED_NAMES into a model's file, spread over the game's
+    keys."""
     metadata, target = read_metadata(path), Path(path)
     with safe_open(target, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    state["keys"] = torch.tensor(codes)[merged(torch.arange(len(ACTIONS)))]
+    state["keys"] = codes[:, merged(torch.arange(len(ACTIONS)))]
     partial = target.with_name(f".{target.name}.partial")
     save_file(state, partial, metadata)
     partial.replace(target)

@@ -18,6 +18,8 @@ models/latent_portrait.py, without which codes say little about keys.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ class LatentActionModel(nn.Module):
     """uint8 frames (B, T, H, W, C) to latent actions, int64 (B, T - 1), and back to frames.
 
     Code t tells what led from frame t to frame t + 1. `key_codes` says which code stands for each
-    of the game's 15 keys, once `workshop evaluate lam` has found out.
+    of the game's 15 keys after each code, once `workshop evaluate lam` has found out.
     """
 
     keys: Tensor
@@ -78,7 +80,7 @@ class LatentActionModel(nn.Module):
         self.portrait: Portrait | None = None
         if config.portrait:
             self.portrait = Portrait(config.portrait, config.size, self.code.dim)
-        self.register_buffer("keys", torch.full((len(config.action_codes),), -1))
+        self.register_buffer("keys", torch.full((self.num_codes + 1, len(config.action_codes)), -1))
 
     @property
     def num_codes(self) -> int:
@@ -87,8 +89,16 @@ class LatentActionModel(nn.Module):
 
     @property
     def key_codes(self) -> Tensor | None:
-        """int64 (15,), the latent action of each of the game's keys; None while unknown."""
+        """int64 (K + 1, 15), the latent action of each of the game's keys, after each latent action
+        and, last, where what led to the moment is unknown; None while nobody has found out."""
         return self.keys if bool((self.keys >= 0).all()) else None
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *how: Any) -> None:
+        """A file from when a key had one code, (15,), is understood as well."""
+        keys = state.get(f"{prefix}keys")
+        if keys is not None and keys.ndim == 1:
+            state[f"{prefix}keys"] = keys.expand(len(self.keys), -1)
+        super()._load_from_state_dict(state, prefix, *how)
 
     @property
     def reads_tokens(self) -> bool:

@@ -61,7 +61,7 @@ class Buttons(widgets.VBox):
         now = session.now
         self.image.value = _png(session)
         near = "" if now.psnr is None else f", {now.psnr:.1f} dB from the real game"
-        told = f"frame {len(session.actions)} {session.caption(now.action)}{near} "
+        told = f"frame {len(session.actions)} {session.caption(now)}{near} "
         self.line.value = escape(told + (error or now.note))
 
 

@@ -52,7 +52,7 @@ def still(session: PlaySession) -> Gif:
 
 def _captions(session: PlaySession, steps: list[Step]) -> list[str]:
     """What happened in a frame, else what was pressed after seeing it."""
-    pressed = [session.caption(step.action) for step in steps[1:]] + [""]
+    pressed = [session.caption(step) for step in steps[1:]] + [""]
     return [step.note or caption for step, caption in zip(steps, pressed, strict=True)]
 
 

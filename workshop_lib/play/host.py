@@ -70,7 +70,7 @@ class Host:
             "size": now.frame.shape[:2],
             "count": len(session.actions),
             "action": now.action,
-            "caption": session.caption(now.action),
+            "caption": session.caption(now),
             "ms": 1000 * now.seconds,
             "psnr": now.psnr,
             "note": now.note,

@@ -41,7 +41,8 @@ ALIKE = 60.0  # dB that two equal pictures count as
 class Step:
     """One moment of a session.
 
-    frame: uint8 (H, W, 3). action: what led to it; None where the session begins.
+    frame: uint8 (H, W, 3). action: what led to it; None where the session begins. code: the latent
+        action that it stood for there; None in a world that hears the key itself.
     real: uint8 (H, W, 3), what the real game showed under the same keys; None without it.
     psnr: how near frame and real are, in dB; None without a real frame.
     seconds: what the world took for it.
@@ -56,6 +57,7 @@ class Step:
     seconds: float = 0.0
     note: str = ""
     begun: bool = False
+    code: int | None = None
 
 
 class PlaySession:
@@ -143,15 +145,14 @@ class PlaySession:
         """The action that the world is given for one that is pressed."""
         return WITHOUT_DOWN.get(action, action) if self.takes_keys and not self.down else action
 
-    def caption(self, action: int | None) -> str:
-        """An action in words; with the code that stands for it in a world of latent actions."""
-        if action is None:
+    def caption(self, step: Step) -> str:
+        """A step's action in words; in a world of latent actions with the code it stood for."""
+        if step.action is None:
             return ""
         if not self.takes_keys:
-            return f"code {action}"
-        codes = getattr(self.world, "key_codes", None)
-        name = ACTIONS[action].name
-        return name if codes is None else f"{name} = code {int(codes[action])}"
+            return f"code {step.action}"
+        name = ACTIONS[step.action].name
+        return name if step.code is None else f"{name} = code {step.code}"
 
     @torch.inference_mode()
     def step(self, action: int) -> Step:
@@ -167,6 +168,7 @@ class PlaySession:
         state: Any
         state, game_state = self._states[-1]
         options, pressed = self.options, torch.tensor([action])
+        code = self._code(getattr(state, "dream", state), pressed)
         start = time.perf_counter()
         frame, state = (self._levels or self.world).step(state, pressed)
         shown = frame[0].cpu().numpy()
@@ -186,7 +188,7 @@ class PlaySession:
         self.actions.append(action)
         self.told.append(options)
         self._states.append((state, game_state))
-        self.steps.append(_compared(Step(shown, action, real, None, seconds, note, over)))
+        self.steps.append(_compared(Step(shown, action, real, None, seconds, note, over, code)))
         return self.now
 
     def undo(self, count: int = 1) -> Step:
@@ -244,6 +246,12 @@ class PlaySession:
         Raises WorkshopError for another suffix.
         """
         write_video(path, self.film(scale), fps)
+
+    def _code(self, state: Any, pressed: torch.Tensor) -> int | None:
+        if getattr(self.world, "key_codes", None) is None:
+            return None
+        world: Any = self.world
+        return int(world.codes(state, pressed)[0])
 
     def _begin_world(self) -> Any:
         prompt = self.prompt

@@ -19,7 +19,8 @@ from workshop_lib.worlds.checks import check_actions, check_prompt, check_step, 
 class InfersActions(Protocol):
     """A latent action model, as far as a world needs it.
 
-    key_codes: int64 (15,), the latent action that stands for each of the game's keys, or None.
+    key_codes: int64 (K + 1, 15), the latent action that stands for each of the game's keys after
+        each latent action, last after none that is known; or None.
     """
 
     key_codes: Tensor | None
@@ -95,7 +96,7 @@ class TokenWorld:
         self.device = next(dynamics.parameters()).device
         self.key_codes = None if lam is None else lam.key_codes
         keys = self.key_codes
-        self.num_actions = dynamics.config.num_actions if keys is None else len(keys)
+        self.num_actions = dynamics.config.num_actions if keys is None else keys.shape[1]
         self.context = dynamics.config.window
         # A per-frame decoder needs the frame alone, the others the frames that they look back on.
         per_frame = tokenizer.config.architecture == "conv"
@@ -134,8 +135,7 @@ class TokenWorld:
         Raises WorkshopError for actions that the world does not have.
         """
         check_step(action, len(state.tokens), self.num_actions)
-        led_by = action if self.key_codes is None else self.key_codes.to(action.device)[action]
-        led_by = led_by.to(self.device)
+        led_by = self.codes(state, action).to(self.device)
         cache, newest = self._recall(state)
         tokens = self.dynamics.generate(
             cache,
@@ -153,6 +153,14 @@ class TokenWorld:
         following = state.then(tokens, led_by, self.kept, shown)
         frame = self.tokenizer.decode(following.tokens[:, -self.shown :])[:, -1]
         return frame.to(action.device), following
+
+    def codes(self, state: TokenState, action: Tensor) -> Tensor:
+        """What the dynamics is told for keys int64 (B,) at a state: the latent action that stands
+        for each after the one before, or in a world without key codes the action itself."""
+        if self.key_codes is None:
+            return action
+        after = state.led_by[:, -1].to(action.device)  # UNKNOWN is the last row
+        return self.key_codes.to(action.device)[after, action]
 
     def noise(self, state: TokenState) -> torch.Generator:
         """Of the draws for the frame after a state: a function of seed and number of the frame."""
