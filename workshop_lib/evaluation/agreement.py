@@ -85,10 +85,10 @@ def codes_after(usual: Tensor, codes: Tensor, actions: Tensor, num_codes: int) -
     codes, actions: int64 (clips, n), of consecutive transitions.
 
     It is the usual one, but for what never happens. Codes tell what is to be seen, and a jump looks
-    another way where the player faces left: after LEFT's code that of a jump to the right never
-    comes, and a world that is told so does not jump at all. There the code takes its place that is
-    most typical of the action after that one. Doing nothing always keeps its code: who holds it
-    while he falls would else go on falling where he lands.
+    another way where the player faces left: after LEFT's code the usual one of a jump never comes,
+    and a world that is told so may not jump at all. The code that is most typical of the action
+    after that one takes its place. Doing nothing always keeps its code: who lets go in the air
+    would else be told to go on falling where he has landed.
     """
     table = usual.repeat(num_codes + 1, 1)
     before, codes, actions = codes[:, :-1], codes[:, 1:], actions[:, 1:]
