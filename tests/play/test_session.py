@@ -324,13 +324,19 @@ class TestDrivenByCodes:
         again = PlaySession(world, session.here(), "codes")
         np.testing.assert_array_equal(again.now.frame, session.now.frame)
 
-    def test_keys_are_shown_with_their_codes(self, prompt):
-        class Translating(CopyWorld):
-            key_codes = (torch.arange(15) % 4).expand(5, -1)
-
-            def codes(self, state, action):
-                return self.key_codes[-1][action]
-
-        session = PlaySession(Translating(), prompt)
+    def test_keys_are_shown_with_the_codes_that_they_stood_for(self, prompt):
+        """Of the shipped world: a jump to the left is told by another one than to the right."""
+        world = open_world("dynamics-latent-tiny")
+        session, codes = PlaySession(world, prompt, beside=False), world.key_codes.tolist()
         assert session.caption(session.now) == ""
-        assert session.caption(session.step(RIGHT)) == "right = code 3"
+        for way, name in ((LEFT, "left"), (RIGHT, "right")):
+            assert session.caption(session.step(way)) == f"{name} = code {codes[-1][way]}"
+            jump = codes[codes[-1][way]][JUMP]
+            assert session.caption(session.step(JUMP)) == f"jump = code {jump}"
+        assert codes[codes[-1][LEFT]][JUMP] != codes[codes[-1][RIGHT]][JUMP]
+
+    def test_a_key_that_ends_the_level_stood_for_no_code(self, prompt):
+        world = open_world("dynamics-latent-tiny")
+        session = PlaySession(world, prompt, beside=False, termination=Ends())
+        assert session.caption(session.step(RIGHT)) == f"right = code {world.key_codes[-1, RIGHT]}"
+        assert session.caption(session.step(JUMP)) == "jump"

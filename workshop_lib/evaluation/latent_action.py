@@ -112,7 +112,7 @@ def evaluate(
         split: which of its sets.
         clips: how many episodes, each another one; all there are if there are fewer.
         probe_steps: training steps of the ceiling; by default the model's own; 0 leaves it out.
-        write_keys: write the code of each key into the model's file, for playing by keys.
+        write_keys: write the codes of the keys into the model's file, for playing by keys.
         device: where it runs: cpu, cuda, or auto for the GPU if there is one.
         seed: of the choice of clips, of random codes and of the ceiling.
         out: folder for report.json and confusion.png.
@@ -134,7 +134,7 @@ def evaluate(
         print(f"wrote {out}")
     if write_keys:
         store_keys(model, torch.tensor(list(report.key_codes.values())).T)
-        print(f"{model}: now knows the code of each key")
+        print(f"{model}: now knows the codes of the keys")
     return report
 
 

@@ -42,7 +42,8 @@ class Step:
     """One moment of a session.
 
     frame: uint8 (H, W, 3). action: what led to it; None where the session begins. code: the latent
-        action that it stood for there; None in a world that hears the key itself.
+        action that it stood for there; None in a world that hears the key itself, and where the
+        level was over.
     real: uint8 (H, W, 3), what the real game showed under the same keys; None without it.
     psnr: how near frame and real are, in dB; None without a real frame.
     seconds: what the world took for it.
@@ -168,7 +169,6 @@ class PlaySession:
         state: Any
         state, game_state = self._states[-1]
         options, pressed = self.options, torch.tensor([action])
-        code = self._code(getattr(state, "dream", state), pressed)
         start = time.perf_counter()
         frame, state = (self._levels or self.world).step(state, pressed)
         shown = frame[0].cpu().numpy()
@@ -185,6 +185,7 @@ class PlaySession:
                 note, game_state = _event(game_state), None
             else:
                 real = real_frame[0].numpy()
+        code = None if over else self._code(getattr(state, "dream", state))
         self.actions.append(action)
         self.told.append(options)
         self._states.append((state, game_state))
@@ -247,11 +248,11 @@ class PlaySession:
         """
         write_video(path, self.film(scale), fps)
 
-    def _code(self, state: Any, pressed: torch.Tensor) -> int | None:
+    def _code(self, state: Any) -> int | None:
+        """The latent action that led to a state of the world, where a key stood for one."""
         if getattr(self.world, "key_codes", None) is None:
             return None
-        world: Any = self.world
-        return int(world.codes(state, pressed)[0])
+        return int(state.led_by[0, -1])
 
     def _begin_world(self) -> Any:
         prompt = self.prompt

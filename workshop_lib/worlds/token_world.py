@@ -135,7 +135,9 @@ class TokenWorld:
         Raises WorkshopError for actions that the world does not have.
         """
         check_step(action, len(state.tokens), self.num_actions)
-        led_by = self.codes(state, action).to(self.device)
+        led_by = action.to(self.device)
+        if self.key_codes is not None:  # after UNKNOWN: the last row
+            led_by = self.key_codes.to(self.device)[state.led_by[:, -1], led_by]
         cache, newest = self._recall(state)
         tokens = self.dynamics.generate(
             cache,
@@ -153,14 +155,6 @@ class TokenWorld:
         following = state.then(tokens, led_by, self.kept, shown)
         frame = self.tokenizer.decode(following.tokens[:, -self.shown :])[:, -1]
         return frame.to(action.device), following
-
-    def codes(self, state: TokenState, action: Tensor) -> Tensor:
-        """What the dynamics is told for keys int64 (B,) at a state: the latent action that stands
-        for each after the one before, or in a world without key codes the action itself."""
-        if self.key_codes is None:
-            return action
-        after = state.led_by[:, -1].to(action.device)  # UNKNOWN is the last row
-        return self.key_codes.to(action.device)[after, action]
 
     def noise(self, state: TokenState) -> torch.Generator:
         """Of the draws for the frame after a state: a function of seed and number of the frame."""
